@@ -1,0 +1,333 @@
+//! The maps, and `Tables` over them.
+//!
+//! Concurrency: any CPU may run any program at any time. Flow entries are shared and all that changes in them is atomic.
+//! They are preallocated, so a reference stays readable memory even when the entry is deleted under it; the controller
+//! deletes in two phases, so that an entry in use is not recycled. Configuration is written by the controller alone.
+//! Per-CPU values belong to the running program: XDP programs are not preempted by one another on a CPU.
+
+use crate::frame::opaque;
+use aya_ebpf::bindings::{self, BPF_ANY, BPF_NOEXIST, bpf_fib_lookup as FibParams, xdp_md};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, DevMap, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use forwarder_ebpf::abi::{
+    Control, Counter, DWELL_BUCKETS, FlowEntry, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4,
+    FragmentOwner6, HELD_FRAME_BYTES, HELD_RING_BYTES, HeldFrame, IfaceConfig, MAX_FRAGMENT_TRAINS, MAX_IFACES,
+    MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES, Ticks,
+};
+use forwarder_ebpf::tables::{Answer, Fate, FlowTable, FragmentTable, Refused, Route, RouteQuery, Tables};
+use forwarder_ebpf::verdict::STAGES as STAGE_COUNT;
+use forwarder_ebpf::wire::ipv4::Packet4;
+use forwarder_ebpf::wire::ipv6::Packet6;
+
+/// Address families as the kernel numbers them (linux/socket.h).
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+// The controller sizes FLOWS4, FLOWS6 and IFACES when it loads the object; the numbers here are placeholders.
+#[map]
+static FLOWS4: HashMap<FlowKey4, FlowEntry> = HashMap::with_max_entries(1 << 16, 0);
+#[map]
+static FLOWS6: HashMap<FlowKey6, FlowEntry> = HashMap::with_max_entries(1 << 16, 0);
+#[map]
+static FRAGMENTS4: LruHashMap<FragmentKey4, FragmentOwner4> = LruHashMap::with_max_entries(MAX_FRAGMENT_TRAINS, 0);
+#[map]
+static FRAGMENTS6: LruHashMap<FragmentKey6, FragmentOwner6> = LruHashMap::with_max_entries(MAX_FRAGMENT_TRAINS, 0);
+#[map]
+static IFACES: Array<IfaceConfig> = Array::with_max_entries(1 << 12, 0);
+#[map]
+static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+#[map]
+static NAT_RULES: Array<NatRule> = Array::with_max_entries(2 * MAX_NAT_RULES, 0);
+#[map]
+static NAT_ADDRESSES: Array<[u8; 4]> = Array::with_max_entries(2 * MAX_NAT_ADDRESSES, 0);
+#[map]
+static HOST_PORTS: Array<u64> = Array::with_max_entries(1024, 0);
+#[map]
+pub static DEVICES: DevMap = DevMap::with_max_entries(MAX_IFACES, 0);
+#[map]
+pub static STAGES: ProgramArray = ProgramArray::with_max_entries(STAGE_COUNT, 0);
+#[map]
+pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(MAX_IFACES * OUTCOMES, 0);
+#[map]
+pub static DWELL: PerCpuArray<u64> = PerCpuArray::with_max_entries(DWELL_BUCKETS, 0);
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static PACKET4: PerCpuArray<Packet4> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static PACKET6: PerCpuArray<Packet6> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static HELD: RingBuf = RingBuf::with_byte_size(HELD_RING_BYTES, 0);
+
+/// What stays on a CPU from one stage, or one frame, to the next.
+#[repr(C)]
+pub struct Scratch {
+    /// Frames seen, for sampling.
+    pub frames: u32,
+    /// ICMP errors that may still be sent in the current second.
+    pub tokens: u32,
+    /// When that second began, ticks.
+    pub tokens_since: Ticks,
+    /// A handed-on answer is here.
+    pub has_answer: u32,
+    /// When the frame in work entered, ns; 0 when it is not sampled.
+    pub entered_ns: u64,
+    /// The handed-on answer.
+    pub answer: Answer,
+    /// Question and answer of the FIB: here because the stack is short.
+    fib: FibParams,
+}
+
+/// The tables, as seen by the program that was called with this context.
+pub struct KernelTables {
+    /// The program's context: routes are looked up for it.
+    pub ctx: *mut xdp_md,
+}
+
+/// This CPU's scratch.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    let pointer = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the kernel gave the pointer to this CPU's copy of the value; no other program runs on this CPU before this
+    // one ends, and the reference is not kept across calls of this function.
+    Some(unsafe { &mut *pointer })
+}
+
+macro_rules! flow_table {
+    ($key:ty, $map:ident) => {
+        impl FlowTable<$key> for KernelTables {
+            type Entry = &'static FlowEntry;
+
+            #[inline(always)]
+            fn flow(&self, key: &$key) -> Option<&'static FlowEntry> {
+                let pointer = $map.get_ptr(key)?;
+                // SAFETY: the map is preallocated and never freed while a program uses it, so the value stays mapped;
+                // what changes in it is atomic (see the module's concurrency note).
+                Some(unsafe { &*pointer })
+            }
+
+            #[inline(always)]
+            fn insert_flow(&self, key: &$key, entry: &FlowEntry) -> Result<(), Refused> {
+                const EEXIST: i32 = -17;
+                match $map.insert(key, entry, u64::from(BPF_NOEXIST)) {
+                    Ok(()) => Ok(()),
+                    Err(EEXIST) => Err(Refused::Exists),
+                    Err(_) => Err(Refused::Full),
+                }
+            }
+
+            #[inline(always)]
+            fn remove_flow(&self, key: &$key) {
+                // Somebody else may have been faster; then it is gone as well.
+                let _ = $map.remove(key);
+            }
+        }
+    };
+}
+
+flow_table!(FlowKey4, FLOWS4);
+flow_table!(FlowKey6, FLOWS6);
+
+macro_rules! fragment_table {
+    ($key:ty, $owner:ty, $map:ident) => {
+        impl FragmentTable<$key, $owner> for KernelTables {
+            #[inline(always)]
+            fn remember(&self, key: &$key, owner: &$owner) {
+                // Without room the train's later fragments are dropped under their own reason.
+                let _ = $map.insert(key, owner, u64::from(BPF_ANY));
+            }
+
+            #[inline(always)]
+            fn owner(&self, key: &$key) -> Option<$owner> {
+                let pointer = $map.get_ptr(key)?;
+                // SAFETY: as for flow entries; it is plain data and copied out at once.
+                Some(unsafe { *pointer })
+            }
+        }
+    };
+}
+
+fragment_table!(FragmentKey4, FragmentOwner4, FRAGMENTS4);
+fragment_table!(FragmentKey6, FragmentOwner6, FRAGMENTS6);
+
+impl Tables for KernelTables {
+    type Packet4 = &'static mut Packet4;
+    type Packet6 = &'static mut Packet6;
+
+    #[inline(always)]
+    fn packet4(&self) -> Option<&'static mut Packet4> {
+        let pointer = PACKET4.get_ptr_mut(0)?;
+        // SAFETY: as for `packet6`.
+        Some(unsafe { &mut *pointer })
+    }
+
+    #[inline(always)]
+    fn packet6(&self) -> Option<&'static mut Packet6> {
+        let pointer = PACKET6.get_ptr_mut(0)?;
+        // SAFETY: the kernel gave the pointer to this CPU's copy of the value, whose zeros to begin with are a valid packet;
+        // no other program runs on this CPU before this one ends, and each program asks once.
+        Some(unsafe { &mut *pointer })
+    }
+
+    #[inline(always)]
+    fn iface(&self, ifindex: u32) -> Option<&IfaceConfig> {
+        IFACES.get(ifindex)
+    }
+
+    #[inline(always)]
+    fn control(&self) -> Option<&Control> {
+        CONTROL.get(0)
+    }
+
+    #[inline(always)]
+    fn nat_rule(&self, index: u32) -> Option<&NatRule> {
+        NAT_RULES.get(index)
+    }
+
+    #[inline(always)]
+    fn nat_address(&self, index: u32) -> Option<[u8; 4]> {
+        NAT_ADDRESSES.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn host_ports(&self, word: u32) -> u64 {
+        HOST_PORTS.get(word).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn route4(&self, query: &RouteQuery<'_, [u8; 4]>) -> Route {
+        let Some(params) = fib_params(AF_INET, query.ingress, query.protocol) else { return NO_ROUTE };
+        params.__bindgen_anon_2.flowinfo = u32::from_ne_bytes([query.tos, 0, 0, 0]);
+        params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(*query.source);
+        params.__bindgen_anon_4.ipv6_dst = [u32::from_ne_bytes(*query.destination), 0, 0, 0];
+        self.look_up(params)
+    }
+
+    #[inline(always)]
+    fn route6(&self, query: &RouteQuery<'_, [u8; 16]>) -> Route {
+        let Some(params) = fib_params(AF_INET6, query.ingress, query.protocol) else { return NO_ROUTE };
+        // The traffic class stands in the flow information's upper bits (RFC 8200 §3).
+        params.__bindgen_anon_2.flowinfo = (u32::from(query.tos) << 20).to_be();
+        params.__bindgen_anon_3.ipv6_src = words(query.source);
+        params.__bindgen_anon_4.ipv6_dst = words(query.destination);
+        self.look_up(params)
+    }
+
+    #[inline(always)]
+    fn hold(&self, ingress: u32) -> bool {
+        // SAFETY: the context is the program's own.
+        let length = unsafe { bpf_xdp_get_buff_len(self.ctx) } as u32;
+        if length == 0 || length > HELD_FRAME_BYTES as u32 {
+            return false;
+        }
+        // Said again so that kernel 6.1's verifier follows: from 1 to the size of the array, a power of two.
+        let length = (opaque(length as usize - 1) as u32 & (HELD_FRAME_BYTES as u32 - 1)) + 1;
+        let Some(params) = scratch().map(|scratch| &scratch.fib) else { return false };
+        // SAFETY: the kernel has put the gateway, if there is one, in place of the destination; any bits are an address.
+        let next_hop = unsafe { params.__bindgen_anon_4.ipv6_dst };
+        let Some(mut record) = HELD.reserve::<HeldFrame>(0) else { return false };
+        let pointer = record.as_mut_ptr();
+        // SAFETY: the record is ours until it is submitted and large enough for its type; the verifier checks that
+        // `length` bytes fit the array. Bytes behind `length` keep older frames' contents, which only the controller sees.
+        let failed = unsafe {
+            (*pointer).ingress = ingress;
+            (*pointer).egress = params.ifindex;
+            (*pointer).family = if params.family == AF_INET6 { 6 } else { 4 };
+            (*pointer).next_hop = next_hop;
+            (*pointer).length = length;
+            bpf_xdp_load_bytes(self.ctx, 0, (&raw mut (*pointer).frame).cast(), length)
+        };
+        if failed != 0 {
+            record.discard(0);
+            return false;
+        }
+        record.submit(0);
+        true
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: takes nothing and only returns a number.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn set_answer(&self, answer: Answer) {
+        if let Some(scratch) = scratch() {
+            scratch.answer = answer;
+            scratch.has_answer = 1;
+        }
+    }
+
+    #[inline(always)]
+    fn answer(&self) -> Option<Answer> {
+        let scratch = scratch()?;
+        (scratch.has_answer != 0).then_some(scratch.answer)
+    }
+
+    #[inline(always)]
+    fn take_icmp_token(&self, now: Ticks, control: &Control) -> bool {
+        let Some(scratch) = scratch() else { return false };
+        if now.wrapping_sub(scratch.tokens_since) >= control.ticks_per_second
+            || scratch.tokens > control.icmp_per_second
+        {
+            scratch.tokens_since = now;
+            scratch.tokens = control.icmp_per_second;
+        }
+        if scratch.tokens == 0 {
+            return false;
+        }
+        scratch.tokens -= 1;
+        true
+    }
+}
+
+/// Where there is no memory to ask the FIB with, which cannot be.
+const NO_ROUTE: Route = Route { fate: Fate::NotForwarded, ifindex: 0, mac: [0; 6], mtu: 0 };
+
+#[inline(always)]
+fn words(address: &[u8; 16]) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ]
+}
+
+/// This CPU's FIB question, with everything set but addresses and class. `tot_len` is 0, so that the kernel tells the
+/// route's MTU instead of comparing with it.
+#[inline(always)]
+fn fib_params(family: u8, ingress: u32, protocol: u8) -> Option<&'static mut FibParams> {
+    let params = &mut scratch()?.fib;
+    params.family = family;
+    params.l4_protocol = protocol;
+    params.sport = 0;
+    params.dport = 0;
+    params.__bindgen_anon_1.tot_len = 0;
+    params.ifindex = ingress;
+    params.__bindgen_anon_5 = bindings::bpf_fib_lookup__bindgen_ty_5 { tbid: 0 };
+    Some(params)
+}
+
+impl KernelTables {
+    #[inline(always)]
+    fn look_up(&self, params: &mut FibParams) -> Route {
+        // SAFETY: the context is the program's own, and `params` is initialised and of the size given.
+        let code = unsafe { bpf_fib_lookup(self.ctx.cast(), params, size_of::<FibParams>() as i32, 0) };
+        let fate = match code as u32 {
+            bindings::BPF_FIB_LKUP_RET_SUCCESS => Fate::Forward,
+            bindings::BPF_FIB_LKUP_RET_NO_NEIGH => Fate::NoNeighbour,
+            bindings::BPF_FIB_LKUP_RET_BLACKHOLE => Fate::Blackhole,
+            bindings::BPF_FIB_LKUP_RET_UNREACHABLE => Fate::Unreachable,
+            bindings::BPF_FIB_LKUP_RET_PROHIBIT => Fate::Prohibited,
+            bindings::BPF_FIB_LKUP_RET_FWD_DISABLED => Fate::Disabled,
+            _ => Fate::NotForwarded,
+        };
+        // SAFETY: any bits of this member of the union are a number.
+        let mtu = unsafe { params.__bindgen_anon_1.mtu_result };
+        Route { fate, ifindex: params.ifindex, mac: params.dmac, mtu }
+    }
+}

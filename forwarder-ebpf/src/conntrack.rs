@@ -1,0 +1,344 @@
+//! Connection state: what a packet changes in both entries of its connection, and how long a state may stay idle.
+//!
+//! State is a set of bits that only ever get added (`abi::status`), equal in both entries, except when a new connection
+//! takes over the tuple of a closing one. An entry's `watch` byte names the TCP flags that would add something; all other
+//! packets never come here. RFC 6146 §3.5.2 and RFC 7857 §2 for TCP; AWS's ENI timers for the rest.
+
+use crate::abi::{FlowEntry, FlowKey, Ticks, status};
+use crate::tables::FlowTable;
+use crate::wire::protocol;
+use crate::wire::tcp_flags::{ACK, FIN, RST, SYN};
+
+/// What the flow table may forget, and after which idle time. The names are the configuration's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// TCP that is opening or closing.
+    TcpTransitory,
+    /// TCP after its handshake, half-closed included.
+    TcpEstablished,
+    /// UDP: one-way, or a single request and response.
+    Udp,
+    /// UDP with more than one request and response.
+    UdpStream,
+    /// ICMP and ICMPv6 echo.
+    Icmp,
+    /// All other protocols.
+    Other,
+}
+
+/// A connection's state, for people and for reclaiming.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum State {
+    /// No answer yet.
+    Unreplied,
+    /// TCP: SYN and SYN-ACK seen, the last ACK not.
+    Opening,
+    /// Answered; TCP: handshake complete.
+    Established,
+    /// TCP: one side has sent FIN.
+    HalfClosed,
+    /// TCP: both have sent FIN, or one RST.
+    Closing,
+}
+
+impl State {
+    /// The state that the bits say.
+    pub const fn of(protocol: u8, bits: u32) -> Self {
+        let fins = bits & (status::FIN_ORIGINATOR | status::FIN_RESPONDER);
+        if bits & status::RESET != 0 || fins == status::FIN_ORIGINATOR | status::FIN_RESPONDER {
+            Self::Closing
+        } else if fins != 0 {
+            Self::HalfClosed
+        } else if bits & status::REPLIED == 0 {
+            Self::Unreplied
+        } else if protocol != protocol::TCP || bits & status::ESTABLISHED != 0 {
+            Self::Established
+        } else {
+            Self::Opening
+        }
+    }
+
+    /// The name in JSON, metrics and filters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unreplied => "unreplied",
+            Self::Opening => "opening",
+            Self::Established => "established",
+            Self::HalfClosed => "half-closed",
+            Self::Closing => "closing",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Unreplied, Self::Opening, Self::Established, Self::HalfClosed, Self::Closing];
+}
+
+impl Class {
+    /// The class of a connection with these bits.
+    pub const fn of(protocol: u8, bits: u32) -> Self {
+        match protocol {
+            protocol::TCP => match State::of(protocol, bits) {
+                State::Established => Self::TcpEstablished,
+                State::HalfClosed if bits & status::ESTABLISHED != 0 => Self::TcpEstablished,
+                _ => Self::TcpTransitory,
+            },
+            protocol::UDP if bits & status::STREAM != 0 => Self::UdpStream,
+            protocol::UDP => Self::Udp,
+            protocol::ICMP | protocol::ICMPV6 => Self::Icmp,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// `status` of a new connection's two entries, the originator's first. `None`: such a packet does not begin one.
+#[inline(always)]
+pub(crate) fn begin(protocol: u8, signal: u8, loose: bool) -> Option<(u32, u32)> {
+    if protocol != protocol::TCP {
+        return Some((status::ORIGINATOR, u32::from(status::SIGNAL)));
+    }
+    let watch = u32::from(SYN | FIN | RST);
+    let seen = u32::from(signal) << status::FLAGS_SHIFT;
+    match signal {
+        SYN => Some((status::ORIGINATOR | watch | u32::from(ACK) | seen, watch)),
+        ACK if loose => {
+            Some((status::ORIGINATOR | status::LOOSE | watch | seen, status::LOOSE | watch | u32::from(ACK)))
+        }
+        _ => None,
+    }
+}
+
+/// What became of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Nothing that matters to this packet.
+    Kept,
+    /// The other entry is gone: the connection is being removed.
+    Orphaned,
+}
+
+/// Notes in both entries what a watched packet says.
+#[inline(always)]
+pub(crate) fn note<K: FlowKey, T: FlowTable<K>>(
+    tables: &T,
+    key: &K,
+    entry: &FlowEntry,
+    signal: u8,
+    now: Ticks,
+) -> Change {
+    let bits = entry.status.load();
+    if u32::from(signal) & bits & status::WATCH == 0 {
+        return Change::Kept;
+    }
+    let Some(partner) = tables.flow(&key.partner(entry)) else { return Change::Orphaned };
+    if key.protocol() == protocol::TCP {
+        note_tcp(entry, &partner, signal, now);
+    } else {
+        note_other(key.protocol(), entry, &partner);
+    }
+    Change::Kept
+}
+
+#[inline(always)]
+fn note_other(protocol: u8, entry: &FlowEntry, partner: &FlowEntry) {
+    let add = if entry.status.load() & status::ORIGINATOR != 0 { status::STREAM } else { status::REPLIED };
+    if protocol == protocol::UDP && add == status::REPLIED {
+        // The next request makes it a stream.
+        partner.status.or(u32::from(status::SIGNAL));
+    }
+    entry.status.or(add);
+    partner.status.or(add);
+    entry.status.and(!u32::from(status::SIGNAL));
+}
+
+#[inline(always)]
+fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8, now: Ticks) {
+    let bits = entry.status.load();
+    let originator = bits & status::ORIGINATOR != 0;
+    if signal & (SYN | ACK | RST) == SYN && State::of(protocol::TCP, bits) == State::Closing {
+        return reopen(entry, partner, originator, now);
+    }
+    let mut add = 0;
+    if signal & RST != 0 {
+        add |= status::RESET;
+    }
+    if signal & FIN != 0 {
+        add |= if originator { status::FIN_ORIGINATOR } else { status::FIN_RESPONDER };
+    }
+    if signal & SYN != 0 && !originator {
+        add |= status::REPLIED;
+    }
+    if signal & ACK != 0 && signal & SYN == 0 && !originator && bits & status::LOOSE != 0 {
+        add |= status::REPLIED | status::ESTABLISHED;
+        entry.status.and(!u32::from(ACK));
+    }
+    if signal & ACK != 0 && signal & RST == 0 && originator && bits & status::REPLIED != 0 {
+        add |= status::ESTABLISHED;
+        entry.status.and(!u32::from(ACK));
+    }
+    entry.status.or(add | u32::from(signal) << status::FLAGS_SHIFT);
+    partner.status.or(add);
+}
+
+/// A SYN on a closing connection begins a new one on the same tuple and the same translation. The counters go on: they
+/// belong to the tuple, as in a flow log record.
+#[inline(always)]
+fn reopen(entry: &FlowEntry, partner: &FlowEntry, originator: bool, now: Ticks) {
+    let keep = status::ORIGINATOR | status::SOURCE_NAT | status::DESTINATION_NAT;
+    let watch = u32::from(SYN | FIN | RST);
+    let (own, other) = if originator { (watch | u32::from(ACK), watch) } else { (watch, watch | u32::from(ACK)) };
+    let flags = u32::from(SYN) << status::FLAGS_SHIFT;
+    // Asked by the responder: it has spoken, so the connection counts as answered when the originator acknowledges.
+    let shared = if originator { 0 } else { status::REPLIED };
+    entry.status.store(entry.status.load() & keep | own | flags | shared);
+    partner.status.store(partner.status.load() & keep | other | shared);
+    entry.first_seen.store(now);
+    partner.first_seen.store(now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::{FlowKey4, SharedU32, Side};
+    use crate::sim::Sim;
+    use State::{Closing, Established, HalfClosed, Opening, Unreplied};
+
+    /// A connection in its table, and who says what in it.
+    struct Dialogue {
+        sim: Sim,
+        key: FlowKey4,
+        now: Ticks,
+    }
+
+    impl Dialogue {
+        fn begin(protocol: u8, signal: u8, loose: bool) -> Self {
+            let (one, other) = (Side::Inside as u8, Side::Outside as u8);
+            let key = FlowKey4 { source: [1; 4], destination: [2; 4], protocol, side: one, ..FlowKey4::default() };
+            let (own, partners) = super::begin(protocol, signal, loose).expect("such a packet begins a connection");
+            let sim = Sim::new();
+            let entry = |bits, source, destination, partner_side| FlowEntry {
+                status: SharedU32::new(bits),
+                source,
+                destination,
+                partner_side,
+                ..FlowEntry::default()
+            };
+            sim.flows4.insert(&key, &entry(own, [1; 4], [2; 4], other)).expect("there is room");
+            sim.flows4.insert(&key.reversed(other), &entry(partners, [2; 4], [1; 4], one)).expect("there is room");
+            Self { sim, key, now: 0 }
+        }
+
+        /// The originator sends.
+        fn says(mut self, signal: u8, state: State) -> Self {
+            self.send(self.key, signal, state)
+        }
+
+        /// The responder sends.
+        fn hears(mut self, signal: u8, state: State) -> Self {
+            self.send(self.key.reversed(Side::Outside as u8), signal, state)
+        }
+
+        fn send(&mut self, key: FlowKey4, signal: u8, state: State) -> Self {
+            self.now += 1;
+            let entry = self.sim.flows4.find(&key).expect("the connection is there");
+            assert_eq!(note(&self.sim, &key, &entry, signal, self.now), Change::Kept);
+            let (own, partners) = (self.bits(key), self.bits(key.partner(&entry)));
+            assert_eq!(own & status::SHARED, partners & status::SHARED, "after {signal:#x}");
+            assert_eq!(State::of(key.protocol, own), state, "after {signal:#x}");
+            Self { sim: std::mem::take(&mut self.sim), ..*self }
+        }
+
+        fn bits(&self, key: FlowKey4) -> u32 {
+            self.sim.flows4.find(&key).expect("the connection is there").status.load()
+        }
+
+        fn class(&self) -> Class {
+            Class::of(self.key.protocol, self.bits(self.key))
+        }
+    }
+
+    fn tcp() -> Dialogue {
+        Dialogue::begin(protocol::TCP, SYN, false)
+    }
+
+    fn open() -> Dialogue {
+        tcp().hears(SYN | ACK, Opening).says(ACK, Established)
+    }
+
+    #[test]
+    fn a_connection_lives_from_syn_to_fin() {
+        assert_eq!(tcp().class(), Class::TcpTransitory);
+        assert_eq!(open().class(), Class::TcpEstablished);
+        let closed =
+            open().says(FIN | ACK, HalfClosed).hears(ACK, HalfClosed).hears(FIN | ACK, Closing).says(ACK, Closing);
+        assert_eq!(closed.class(), Class::TcpTransitory);
+        assert_eq!(closed.bits(closed.key) >> status::FLAGS_SHIFT & 0xff, u32::from(SYN | FIN | ACK));
+    }
+
+    #[test]
+    fn half_closed_may_be_idle_as_long_as_established() {
+        assert_eq!(open().hears(FIN | ACK, HalfClosed).class(), Class::TcpEstablished);
+        assert_eq!(tcp().says(FIN | ACK, HalfClosed).class(), Class::TcpTransitory);
+    }
+
+    #[test]
+    fn a_reset_closes_from_either_end_at_any_time() {
+        tcp().hears(RST | ACK, Closing);
+        open().says(RST, Closing);
+        open().hears(RST, Closing).hears(FIN, Closing);
+    }
+
+    #[test]
+    fn only_the_originators_ack_of_an_answer_completes_the_handshake() {
+        tcp().says(ACK, Unreplied).hears(SYN | ACK, Opening).hears(ACK, Opening).says(ACK, Established);
+        tcp().hears(SYN, Opening).says(SYN | ACK, Established);
+        tcp().hears(ACK, Unreplied);
+    }
+
+    #[test]
+    fn a_syn_reopens_what_is_closing_and_nothing_else() {
+        let again = open().says(RST, Closing).says(SYN, Unreplied);
+        let entry = again.sim.flows4.find(&again.key).expect("still there");
+        assert_eq!(entry.first_seen.load(), again.now);
+        again.hears(SYN | ACK, Opening).says(ACK, Established);
+        open().says(SYN, Established);
+        open().says(FIN, HalfClosed).says(SYN, HalfClosed);
+        open().says(RST, Closing).says(SYN | ACK, Closing);
+    }
+
+    #[test]
+    fn what_is_picked_up_is_established_by_the_first_answer() {
+        let loose = Dialogue::begin(protocol::TCP, ACK, true).says(ACK, Unreplied).hears(ACK, Established);
+        assert_eq!(loose.class(), Class::TcpEstablished);
+        assert_eq!(begin(protocol::TCP, ACK, false), None);
+        assert_eq!(begin(protocol::TCP, FIN | ACK, true), None);
+    }
+
+    #[test]
+    fn established_traffic_is_not_watched_any_more() {
+        let dialogue = open();
+        for key in [dialogue.key, dialogue.key.reversed(Side::Outside as u8)] {
+            assert_eq!(dialogue.bits(key) & status::WATCH, u32::from(SYN | FIN | RST));
+        }
+    }
+
+    #[test]
+    fn udp_is_a_stream_once_the_originator_speaks_again() {
+        const ANY: u8 = status::SIGNAL;
+        let once = Dialogue::begin(protocol::UDP, ANY, false).says(ANY, Unreplied).hears(ANY, Established);
+        assert_eq!(once.class(), Class::Udp);
+        let stream = once.hears(ANY, Established).says(ANY, Established);
+        assert_eq!((stream.class(), stream.bits(stream.key) & status::WATCH), (Class::UdpStream, 0));
+        let ping = Dialogue::begin(protocol::ICMP, ANY, false).hears(ANY, Established).says(ANY, Established);
+        assert_eq!(ping.class(), Class::Icmp);
+        assert_eq!(Class::of(50, 0), Class::Other);
+    }
+
+    #[test]
+    fn without_its_partner_a_watched_packet_orphans_the_entry() {
+        let dialogue = tcp();
+        let entry = dialogue.sim.flows4.find(&dialogue.key).expect("the connection is there");
+        dialogue.sim.flows4.remove(&dialogue.key.partner(&entry));
+        assert_eq!(note(&dialogue.sim, &dialogue.key, &entry, ACK, 1), Change::Orphaned);
+        assert_eq!(note(&dialogue.sim, &dialogue.key, &entry, 0, 1), Change::Kept);
+    }
+}

@@ -1,0 +1,214 @@
+//! A packet and its flow: known, or new. One logic for both families; what differs stands in `v4` and `v6`.
+
+mod v4;
+mod v6;
+
+use crate::abi::{FlowEntry, FlowKey, SharedU16, SharedU32, SharedU64, Side, Ticks, status};
+use crate::answer::{Problem, ask};
+use crate::conntrack::{self, Change};
+use crate::firewall;
+use crate::frame::Frame;
+use crate::rewrite;
+use crate::route::{Arrival, Path, Way, way_out};
+use crate::tables::{Answer, FlowTable, Refused, Route, Tables};
+use crate::verdict::{Drop, Pass, Stage, Verdict};
+use crate::wire::Fragment;
+
+/// What flow logic needs to know of a packet, whatever its family.
+pub(crate) trait Packet {
+    /// Key of its flow entry.
+    type Key: FlowKey;
+    /// Stage for packets that have a flow.
+    const FLOW: Stage;
+    /// Stage that makes its flow.
+    const NEW: Stage;
+    /// Stage that answers it.
+    const ANSWER: Stage;
+
+    /// Key of its flow entry.
+    fn key(&self) -> &Self::Key;
+    /// TTL or hop limit.
+    fn hops(&self) -> u8;
+    /// IP packet, bytes.
+    fn total(&self) -> u32;
+    /// TCP flags that state looks at, or `status::SIGNAL`.
+    fn signal(&self) -> u8;
+    /// Place in its datagram.
+    fn fragment(&self) -> Fragment;
+    /// Routers may fragment it.
+    fn may_be_fragmented(&self) -> bool;
+    /// An ICMP error about it is allowed.
+    fn may_be_answered(&self) -> bool;
+    /// The ICMP error for a problem.
+    fn answer(&self, problem: Problem, reason: Drop) -> Answer;
+    /// What the FIB says.
+    fn route<T: Tables>(&self, tables: &T, ingress: u32, entry: Option<&FlowEntry>) -> Route;
+    /// Belongs to the inside, on an interface that serves both sides.
+    fn is_from_inside<T: Tables>(&self, tables: &T, at: &Arrival<'_>) -> bool;
+    /// Writes what the entry changes.
+    fn write<F: Frame>(&self, frame: &mut F, entry: &FlowEntry) -> bool;
+    /// Notes a first fragment.
+    fn remember<T: Tables>(&self, tables: &T, now: Ticks);
+    /// Makes the flow's two entries.
+    fn open<T: Tables>(&self, tables: &T, at: &Arrival<'_>, way: &Way) -> Result<(), Drop>;
+}
+
+/// A packet of a known flow, off the fast path. `None`: the flow turned out to be gone or to be made anew.
+#[inline(always)]
+pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
+    frame: &mut F,
+    tables: &T,
+    at: &Arrival<'_>,
+    packet: &P,
+    entry: &FlowEntry,
+) -> Option<Verdict> {
+    if entry.epoch.load() != at.control.epoch
+        && let Some(end) = refresh(tables, at, packet, entry)
+    {
+        return end;
+    }
+    if packet.hops() <= 1 {
+        return Some(ask(tables, packet, Problem::TimeExceeded, Drop::TtlExceeded));
+    }
+    let mtu = entry.mtu.load();
+    if packet.total() > u32::from(mtu) {
+        return Some(too_big(tables, packet, mtu));
+    }
+    if conntrack::note(tables, packet.key(), entry, packet.signal(), at.now) == Change::Orphaned {
+        tables.remove_flow(packet.key());
+        return None;
+    }
+    if packet.fragment() == Fragment::First {
+        packet.remember(tables, at.now);
+    }
+    Some(rewrite::forward(frame, tables, at, packet, entry))
+}
+
+#[inline(always)]
+fn too_big<P: Packet, T: Tables>(tables: &T, packet: &P, mtu: u16) -> Verdict {
+    let reason = if packet.may_be_fragmented() { Drop::FragmentationNeeded } else { Drop::TooBig };
+    ask(tables, packet, Problem::TooBig(mtu), reason)
+}
+
+/// Routes or policy moved since the flow was last looked at: asks both again. `Some` ends the packet, or (inner `None`)
+/// gives up the flow.
+#[inline(always)]
+pub(crate) fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
+    tables: &T,
+    at: &Arrival<'_>,
+    packet: &P,
+    entry: &FlowEntry,
+) -> Option<Option<Verdict>> {
+    let originator = entry.status.load() & status::ORIGINATOR != 0;
+    let entered = if originator { at.iface.side } else { entry.partner_side };
+    // On an interface that serves both sides the first packet's address decided; it has not changed.
+    if entered != Side::Both as u8 && !firewall::admits(at.control, entered, false) {
+        remove(tables, packet.key(), entry);
+        return Some(Some(Verdict::Drop(Drop::Policy)));
+    }
+    match way_out(tables, at, packet, Some(entry)) {
+        Ok(way) if way.side == entry.partner_side => {
+            entry.next_hop.store(way.hop.pack());
+            entry.mtu.store(way.mtu);
+            entry.epoch.store(at.control.epoch);
+            None
+        }
+        // It now leaves on another side: what was translated may not be any more, and the other way round.
+        Ok(_) => {
+            remove(tables, packet.key(), entry);
+            Some(None)
+        }
+        Err(end) => Some(Some(end)),
+    }
+}
+
+#[inline(always)]
+fn remove<K: FlowKey, T: FlowTable<K>>(tables: &T, key: &K, entry: &FlowEntry) {
+    tables.remove_flow(key);
+    tables.remove_flow(&key.partner(entry));
+}
+
+/// A packet that can neither have nor begin a flow: the host's own, one that the kernel may route on, or dropped for `reason`.
+#[inline(always)]
+pub(crate) fn without_flow<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: &P, reason: Drop) -> Verdict {
+    match Path::of(tables, at, packet, None).left_to_host() {
+        Some(Pass::Host) => Verdict::Pass(Pass::Host),
+        Some(why) if firewall::admits(at.control, at.iface.side, packet.is_from_inside(tables, at)) => {
+            Verdict::Pass(why)
+        }
+        _ => Verdict::Drop(reason),
+    }
+}
+
+/// A packet that belongs to no known flow: decides, and makes the flow. `None` when it now has one.
+#[inline(always)]
+pub(crate) fn admit<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: &P) -> Option<Verdict> {
+    let path = Path::of(tables, at, packet, None);
+    let left = path.left_to_host();
+    if left == Some(Pass::Host) {
+        return Some(Verdict::Pass(Pass::Host));
+    }
+    // Also before the kernel routes it to an interface that is not served: that it forwards at all is our doing.
+    if !firewall::admits(at.control, at.iface.side, packet.is_from_inside(tables, at)) {
+        return Some(Verdict::Drop(Drop::Policy));
+    }
+    if let Some(why) = left {
+        return Some(Verdict::Pass(why));
+    }
+    let way = match path.take(tables, at, packet) {
+        Ok(way) => way,
+        Err(end) => return Some(end),
+    };
+    if packet.hops() <= 1 {
+        return Some(ask(tables, packet, Problem::TimeExceeded, Drop::TtlExceeded));
+    }
+    if packet.total() > u32::from(way.mtu) {
+        return Some(too_big(tables, packet, way.mtu));
+    }
+    match packet.open(tables, at, &way) {
+        Ok(()) => None,
+        Err(reason @ (Drop::NatExhausted | Drop::TableFull)) => Some(ask(tables, packet, Problem::Prohibited, reason)),
+        Err(reason) => Some(Verdict::Drop(reason)),
+    }
+}
+
+/// A fresh entry that leaves by `way`; translation is filled in by the caller.
+#[inline(always)]
+fn fresh_entry(at: &Arrival<'_>, bits: u32, partner_side: u8) -> FlowEntry {
+    FlowEntry {
+        last_seen: SharedU32::new(at.now),
+        first_seen: SharedU32::new(at.now),
+        status: SharedU32::new(bits),
+        partner_side,
+        ..FlowEntry::default()
+    }
+}
+
+/// The responder's way back is not known yet: an epoch that never is makes its first packet ask.
+#[inline(always)]
+fn set_way(entry: &mut FlowEntry, at: &Arrival<'_>, way: Option<&Way>) {
+    match way {
+        Some(way) => {
+            entry.next_hop = SharedU64::new(way.hop.pack());
+            entry.mtu = SharedU16::new(way.mtu);
+            entry.epoch = SharedU32::new(at.control.epoch);
+        }
+        None => entry.epoch = SharedU32::new(at.control.epoch.wrapping_sub(1)),
+    }
+}
+
+/// Inserts the originator's entry after the responder's, or undoes the latter. Another CPU that was faster wins: its
+/// entries serve this packet too.
+#[inline(always)]
+fn insert_second<K: FlowKey, T: FlowTable<K>>(tables: &T, key: &K, entry: &FlowEntry, first: &K) -> Result<(), Drop> {
+    match tables.insert_flow(key, entry) {
+        Ok(()) => Ok(()),
+        Err(refused) => {
+            tables.remove_flow(first);
+            match refused {
+                Refused::Exists => Ok(()),
+                Refused::Full => Err(Drop::TableFull),
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What an IPv6 packet is to flow logic, and the making of its flow. Nothing is translated.
+
+use super::{Packet, fresh_entry, insert_second, set_way};
+use crate::abi::{FlowEntry, FlowKey, FlowKey6, SharedU32, Ticks};
+use crate::answer::Problem;
+use crate::conntrack;
+use crate::fragment;
+use crate::frame::Frame;
+use crate::route::{Arrival, Way};
+use crate::tables::{Answer, FlowTable, Refused, Route, RouteQuery, Tables};
+use crate::verdict::{Drop, Stage};
+use crate::wire::ipv6::Packet6;
+use crate::wire::{Fragment, Transport, icmp, protocol};
+
+impl Packet for Packet6 {
+    type Key = FlowKey6;
+    const FLOW: Stage = Stage::Flow6;
+    const NEW: Stage = Stage::New6;
+    const ANSWER: Stage = Stage::Answer6;
+
+    #[inline(always)]
+    fn key(&self) -> &FlowKey6 {
+        &self.key
+    }
+
+    #[inline(always)]
+    fn hops(&self) -> u8 {
+        self.hop_limit
+    }
+
+    #[inline(always)]
+    fn total(&self) -> u32 {
+        self.total
+    }
+
+    #[inline(always)]
+    fn signal(&self) -> u8 {
+        self.signal
+    }
+
+    #[inline(always)]
+    fn fragment(&self) -> Fragment {
+        self.fragment
+    }
+
+    #[inline(always)]
+    fn may_be_fragmented(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn may_be_answered(&self) -> bool {
+        self.fragment != Fragment::Later && self.transport != Transport::Error
+    }
+
+    #[inline(always)]
+    fn answer(&self, problem: Problem, reason: Drop) -> Answer {
+        problem.icmp6(reason)
+    }
+
+    #[inline(always)]
+    fn route<T: Tables>(&self, tables: &T, ingress: u32, _: Option<&FlowEntry>) -> Route {
+        tables.route6(&RouteQuery {
+            ingress,
+            source: &self.key.source,
+            destination: &self.key.destination,
+            protocol: self.key.protocol,
+            tos: self.tos,
+        })
+    }
+
+    /// Without NAT there is no rule to ask: the inside is who shares the interface's /56, the size of a VPC.
+    #[inline(always)]
+    fn is_from_inside<T: Tables>(&self, _: &T, at: &Arrival<'_>) -> bool {
+        let own = u128::from_be_bytes(at.iface.address6);
+        own != 0 && (own ^ u128::from_be_bytes(self.key.source)) >> 72 == 0
+    }
+
+    #[inline(always)]
+    fn write<F: Frame>(&self, frame: &mut F, _: &FlowEntry) -> bool {
+        Packet6::write(self, frame)
+    }
+
+    #[inline(always)]
+    fn remember<T: Tables>(&self, tables: &T, now: Ticks) {
+        fragment::remember6(tables, self, now);
+    }
+
+    #[inline(always)]
+    fn open<T: Tables>(&self, tables: &T, at: &Arrival<'_>, way: &Way) -> Result<(), Drop> {
+        let is_icmp = self.key.protocol == protocol::ICMPV6;
+        if is_icmp && self.icmp_type != icmp::v6::ECHO {
+            let reply = self.icmp_type == icmp::v6::ECHO_REPLY;
+            return Err(if reply { Drop::NoFlow } else { Drop::IcmpUnsupported });
+        }
+        let bits = conntrack::begin(self.key.protocol, self.signal, at.control.loose_tcp != 0).ok_or(Drop::NoFlow)?;
+        let answer = self.key.reversed(way.side);
+        let mut entry = fresh_entry(at, bits.1, at.iface.side);
+        set_way(&mut entry, at, None);
+        match tables.insert_flow(&answer, &entry) {
+            Ok(()) => {}
+            Err(Refused::Full) => return Err(Drop::TableFull),
+            Err(Refused::Exists) if FlowTable::<FlowKey6>::flow(tables, &self.key).is_some() => return Ok(()),
+            Err(Refused::Exists) => return Err(Drop::NoFlow),
+        }
+        entry.partner_side = way.side;
+        entry.status = SharedU32::new(bits.0);
+        set_way(&mut entry, at, Some(way));
+        insert_second(tables, &self.key, &entry, &answer)
+    }
+}

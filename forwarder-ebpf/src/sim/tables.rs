@@ -1,0 +1,168 @@
+//! `Tables` over the fields of a `Sim`.
+
+use super::Sim;
+use crate::abi::{Control, FlowEntry, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
+use crate::abi::{HELD_FRAME_BYTES, IfaceConfig, NatRule, Ticks};
+use crate::tables::{Answer, Fate, FlowTable, FragmentTable, Refused, Route, RouteQuery, Tables};
+use crate::wire::ipv4::Packet4;
+use crate::wire::ipv6::Packet6;
+use crate::wire::{Fragment, Transport};
+use std::boxed::Box;
+use std::rc::Rc;
+
+macro_rules! flow_table {
+    ($key:ty, $flows:ident) => {
+        impl FlowTable<$key> for Sim {
+            type Entry = Rc<FlowEntry>;
+
+            #[inline(always)]
+            fn flow(&self, key: &$key) -> Option<Rc<FlowEntry>> {
+                self.$flows.find(key)
+            }
+
+            fn insert_flow(&self, key: &$key, entry: &FlowEntry) -> Result<(), Refused> {
+                if let Some(other) = self.state.race.take() {
+                    other(self);
+                }
+                self.$flows.insert(key, entry)
+            }
+
+            fn remove_flow(&self, key: &$key) {
+                self.$flows.remove(key);
+            }
+        }
+    };
+}
+
+flow_table!(FlowKey4, flows4);
+flow_table!(FlowKey6, flows6);
+
+macro_rules! fragment_table {
+    ($key:ty, $owner:ty, $fragments:ident) => {
+        impl FragmentTable<$key, $owner> for Sim {
+            fn remember(&self, key: &$key, owner: &$owner) {
+                self.$fragments.remember(key, owner);
+            }
+
+            fn owner(&self, key: &$key) -> Option<$owner> {
+                self.$fragments.owner(key)
+            }
+        }
+    };
+}
+
+fragment_table!(FragmentKey4, FragmentOwner4, fragments4);
+fragment_table!(FragmentKey6, FragmentOwner6, fragments6);
+
+impl Tables for Sim {
+    type Packet4 = Box<Packet4>;
+    type Packet6 = Box<Packet6>;
+
+    fn packet4(&self) -> Option<Box<Packet4>> {
+        Some(Box::new(Packet4 {
+            key: FlowKey4::default(),
+            total: 0,
+            ttl: 0,
+            tos: 0,
+            dont_fragment: false,
+            id: [0; 2],
+            fragment: Fragment::Whole,
+            transport: Transport::Opaque,
+            signal: 0,
+            l4: 0,
+        }))
+    }
+
+    fn packet6(&self) -> Option<Box<Packet6>> {
+        Some(Box::new(Packet6 {
+            key: FlowKey6::default(),
+            total: 0,
+            hop_limit: 0,
+            tos: 0,
+            id: [0; 4],
+            fragment: Fragment::Whole,
+            transport: Transport::Opaque,
+            signal: 0,
+            icmp_type: 0,
+            l4: 0,
+        }))
+    }
+
+    #[inline(always)]
+    fn iface(&self, ifindex: u32) -> Option<&IfaceConfig> {
+        self.ifaces.get(ifindex as usize)
+    }
+
+    #[inline(always)]
+    fn control(&self) -> Option<&Control> {
+        Some(&self.control)
+    }
+
+    fn nat_rule(&self, index: u32) -> Option<&NatRule> {
+        self.nat_rules.get(index as usize)
+    }
+
+    fn nat_address(&self, index: u32) -> Option<[u8; 4]> {
+        self.nat_addresses.get(index as usize).copied()
+    }
+
+    fn host_ports(&self, word: u32) -> u64 {
+        self.host_ports.get(word as usize).copied().unwrap_or(0)
+    }
+
+    fn route4(&self, query: &RouteQuery<'_, [u8; 4]>) -> Route {
+        self.route(query.ingress, self.fib4.look_up(query.destination))
+    }
+
+    fn route6(&self, query: &RouteQuery<'_, [u8; 16]>) -> Route {
+        self.route(query.ingress, self.fib6.look_up(query.destination))
+    }
+
+    fn hold(&self, _ingress: u32) -> bool {
+        // The frame itself is taken when the verdict is out; nothing writes it in between.
+        self.state.length.get() <= HELD_FRAME_BYTES
+    }
+
+    fn random(&self) -> u32 {
+        if let Some(number) = self.state.script.borrow_mut().pop_front() {
+            return number;
+        }
+        // Marsaglia's xorshift, period 2^32 - 1.
+        let mut number = self.state.seed.get();
+        number ^= number << 13;
+        number ^= number >> 17;
+        number ^= number << 5;
+        self.state.seed.set(number);
+        number
+    }
+
+    fn set_answer(&self, answer: Answer) {
+        self.state.answer.set(Some(answer));
+    }
+
+    fn answer(&self) -> Option<Answer> {
+        self.state.answer.get()
+    }
+
+    fn take_icmp_token(&self, now: Ticks, control: &Control) -> bool {
+        let (tokens, since) = (&self.state.tokens, &self.state.tokens_since);
+        if now.wrapping_sub(since.get()) >= control.ticks_per_second || tokens.get() > control.icmp_per_second {
+            since.set(now);
+            tokens.set(control.icmp_per_second);
+        }
+        let left = tokens.get().checked_sub(1);
+        tokens.set(left.unwrap_or(0));
+        left.is_some()
+    }
+}
+
+impl Sim {
+    /// What becomes of a packet from `ingress` that has this route; remembers where it leaves, should it have to wait.
+    fn route(&self, ingress: u32, route: Route) -> Route {
+        if self.not_forwarding.contains(&ingress) {
+            return Route::refusing(Fate::Disabled);
+        }
+        self.state.egress.set(route.ifindex);
+        route
+    }
+}

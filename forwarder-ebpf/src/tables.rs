@@ -1,0 +1,162 @@
+//! What the core asks of its surroundings: maps, routes, random numbers. Two bodies: `bpf` and `sim`.
+
+use crate::abi::{Control, FlowEntry, FlowKey4, FlowKey6, IfaceConfig, NatRule, Ticks};
+use crate::abi::{FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
+use crate::verdict::Drop;
+use crate::wire::ipv4::Packet4;
+use crate::wire::ipv6::Packet6;
+use core::ops::{Deref, DerefMut};
+
+/// Why an entry was not inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The key is taken.
+    Exists,
+    /// No room.
+    Full,
+}
+
+/// The flow table of one address family.
+pub trait FlowTable<K> {
+    /// A found entry.
+    type Entry: Deref<Target = FlowEntry>;
+
+    /// The entry with this key.
+    fn flow(&self, key: &K) -> Option<Self::Entry>;
+
+    /// Inserts unless the key is taken; atomic over all CPUs.
+    ///
+    /// # Errors
+    /// `Refused::Exists` when the key is taken, `Refused::Full` when the table has no room.
+    fn insert_flow(&self, key: &K, entry: &FlowEntry) -> Result<(), Refused>;
+
+    /// Removes the entry, if it is there.
+    fn remove_flow(&self, key: &K);
+}
+
+/// The table of fragment trains of one address family.
+pub trait FragmentTable<K, O> {
+    /// Remembers whom a train belongs to.
+    fn remember(&self, key: &K, owner: &O);
+
+    /// Whom the train belongs to.
+    fn owner(&self, key: &K) -> Option<O>;
+}
+
+/// What the kernel's FIB is asked about: a packet as it would be routed, after destination and before source NAT.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteQuery<'a, A> {
+    /// Ingress interface index.
+    pub ingress: u32,
+    /// Source address.
+    pub source: &'a A,
+    /// Destination address.
+    pub destination: &'a A,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Type of service or traffic class.
+    pub tos: u8,
+}
+
+/// What the FIB says (`bpf_fib_lookup`, linux/bpf.h). Fields that a fate does not have are still written, see `Verdict`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// What becomes of the packet.
+    pub fate: Fate,
+    /// Egress interface index, where it is to leave.
+    pub ifindex: u32,
+    /// Link-layer address of the next hop, where it is known.
+    pub mac: [u8; 6],
+    /// Largest IP packet that the route takes, bytes.
+    pub mtu: u16,
+}
+
+/// What the FIB wants done with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fate {
+    /// It leaves.
+    Forward,
+    /// It leaves, but the next hop's link-layer address is not known.
+    NoNeighbour,
+    /// The host's own, or no route at all: the kernel does not tell the two apart.
+    NotForwarded,
+    /// A blackhole route.
+    Blackhole,
+    /// An unreachable route.
+    Unreachable,
+    /// A prohibit route.
+    Prohibited,
+    /// Forwarding is switched off for the ingress interface.
+    Disabled,
+}
+
+/// What the `Answer` stages are to send, and what the frame they consume counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// ICMP type.
+    pub kind: u8,
+    /// ICMP code.
+    pub code: u8,
+    /// The second word of the ICMP header: an MTU, or zero.
+    pub info: u32,
+    /// What the frame is counted as.
+    pub reason: Drop,
+}
+
+/// Everything beside the frame.
+pub trait Tables:
+    FlowTable<FlowKey4>
+    + FlowTable<FlowKey6>
+    + FragmentTable<FragmentKey4, FragmentOwner4>
+    + FragmentTable<FragmentKey6, FragmentOwner6>
+{
+    /// Memory for one parsed IPv4 packet.
+    type Packet4: DerefMut<Target = Packet4>;
+    /// Memory for one parsed IPv6 packet.
+    type Packet6: DerefMut<Target = Packet6>;
+
+    /// Memory for the packet in work, whatever is in it. What the verifier reads from there is any number, and not one of
+    /// the many that the parser may have put: so it follows what comes behind once, and not once for each. One at a time.
+    fn packet4(&self) -> Option<Self::Packet4>;
+
+    /// The same for IPv6, whose addresses are more than registers and the BPF stack hold.
+    fn packet6(&self) -> Option<Self::Packet6>;
+
+    /// The configuration of an interface by index; `side` 0 when it is not ours.
+    fn iface(&self, ifindex: u32) -> Option<&IfaceConfig>;
+
+    /// The switches. `None` only when the controller never wrote them.
+    fn control(&self) -> Option<&Control>;
+
+    /// Source NAT rule at `index` of both banks.
+    fn nat_rule(&self, index: u32) -> Option<&NatRule>;
+
+    /// Public address at `index` of both banks.
+    fn nat_address(&self, index: u32) -> Option<[u8; 4]>;
+
+    /// 64 ports from `64 * word` on that source NAT must leave to the host, a bit each.
+    fn host_ports(&self, word: u32) -> u64;
+
+    /// The kernel's answer for an IPv4 packet.
+    fn route4(&self, query: &RouteQuery<'_, [u8; 4]>) -> Route;
+
+    /// The kernel's answer for an IPv6 packet.
+    fn route6(&self, query: &RouteQuery<'_, [u8; 16]>) -> Route;
+
+    /// Gives a copy of the untouched frame to the controller, which finds the neighbour that the route just asked for
+    /// lacks, and sends the frame again. False when that is not possible.
+    fn hold(&self, ingress: u32) -> bool;
+
+    /// A pseudo-random number.
+    fn random(&self) -> u32;
+
+    /// Hands an answer to the next stage.
+    fn set_answer(&self, answer: Answer);
+
+    /// The answer handed on by the stage before.
+    fn answer(&self) -> Option<Answer>;
+
+    /// Takes one ICMP error from this CPU's budget of `per_second`; false when it is used up.
+    fn take_icmp_token(&self, now: Ticks, control: &Control) -> bool;
+}
