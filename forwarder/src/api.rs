@@ -1,0 +1,119 @@
+//! The control socket: HTTP with JSON on a unix socket that only root can reach. The other commands use it; so may scripts
+//! (`curl --unix-socket /run/forwarder/control.sock http://forwarder/status`).
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `GET /status` | `status::Status` |
+//! | `GET /flows?FILTER` | one `flows::list::Connection` a line |
+//! | `GET /flows/count?FILTER` | `{"count": n}` |
+//! | `DELETE /flows?FILTER` | `{"removed": n}` |
+
+use crate::flows::filter::Filter;
+use crate::flows::list;
+use crate::live::Live;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Lines that wait for a slow reader.
+const LINES_AHEAD: usize = 1024;
+
+/// Answer to a count.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Counted {
+    /// Connections.
+    pub count: u64,
+}
+
+/// Answer to a flush.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Removed {
+    /// Connections.
+    pub removed: u64,
+}
+
+/// Opens the socket, for root alone.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn listen(path: &Path) -> std::io::Result<UnixListener> {
+    // Left by a controller that was killed; the lock says that none runs.
+    let _ = fs::remove_file(path);
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers requests until it is dropped.
+///
+/// # Errors
+/// When the socket breaks.
+pub async fn serve(listener: UnixListener, live: Arc<Live>) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/status", get(status))
+        .route("/flows", get(flows_list).delete(flows_flush))
+        .route("/flows/count", get(flows_count))
+        .with_state(live);
+    axum::serve(listener, routes).await
+}
+
+/// An error of the datapath or of a thread, as an answer.
+struct Failed(String);
+
+impl<E: std::error::Error> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self(crate::error::one_line(&error))
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        (StatusCode::INTERNAL_SERVER_ERROR, self.0).into_response()
+    }
+}
+
+async fn status(State(live): State<Arc<Live>>) -> Result<Response, Failed> {
+    let status = tokio::task::spawn_blocking(move || live.status()).await?;
+    Ok(Json(status).into_response())
+}
+
+async fn flows_count(State(live): State<Arc<Live>>, Query(filter): Query<Filter>) -> Result<Json<Counted>, Failed> {
+    let count = tokio::task::spawn_blocking(move || list::count(live.datapath(), &filter)).await??;
+    Ok(Json(Counted { count }))
+}
+
+async fn flows_flush(State(live): State<Arc<Live>>, Query(filter): Query<Filter>) -> Result<Json<Removed>, Failed> {
+    let removed = tokio::task::spawn_blocking(move || list::flush(live.datapath(), &filter)).await??;
+    tracing::info!("{removed} flows flushed on request");
+    Ok(Json(Removed { removed }))
+}
+
+/// A thread of its own reads the table as fast as the reader takes the lines.
+async fn flows_list(State(live): State<Arc<Live>>, Query(filter): Query<Filter>) -> Result<Response, Failed> {
+    let clock = live.clock()?;
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(LINES_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let shown = list::visit(live.datapath(), &filter, clock, |connection| {
+            let mut line = serde_json::to_vec(&connection).expect("plain data is JSON");
+            line.push(b'\n');
+            // The reader may have gone; the rest of the table is then read for nobody, which is rare and harmless.
+            let _ = sender.blocking_send(Ok(line.into()));
+        });
+        if let Err(error) = shown {
+            tracing::error!(error = crate::error::one_line(&error), "the list of flows is cut short");
+        }
+    });
+    Ok(Body::from_stream(ReceiverStream::new(receiver)).into_response())
+}

@@ -1,0 +1,121 @@
+//! The command line.
+
+use crate::flows::filter::Filter;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// NAT gateway, router and stateful firewall in XDP
+#[derive(Debug, Parser)]
+#[command(name = "forwarder", version)]
+pub struct Cli {
+    /// Name of the instance: one per network namespace; names its sockets and pins
+    #[arg(long, global = true, default_value = "forwarder", env = "FORWARDER_INSTANCE", value_parser = parse_instance)]
+    pub instance: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Load, attach and forward until SIGTERM or SIGINT
+    Run(Run),
+    /// Parse and plan without touching the host; prints the plan
+    Check(Check),
+    /// Interfaces, rates, drops, flows, ports and processing time
+    Status(Output),
+    /// The flow table
+    #[command(subcommand)]
+    Flows(Flows),
+}
+
+/// `forwarder run`
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Configuration; without it /etc/forwarder/forwarder.toml, without that the defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How to log to standard error; FORWARDER_LOG sets the level (error, warn, info, debug)
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line for people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// `forwarder check`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Configuration; without it /etc/forwarder/forwarder.toml, without that the defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Output {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `forwarder flows`
+#[derive(Debug, Subcommand)]
+pub enum Flows {
+    /// One connection a line, as its originator sends it and as it leaves
+    List(Select),
+    /// Forget connections; their next packets begin new ones
+    Flush(Select),
+    /// How many connections
+    Count(Select),
+}
+
+/// Which connections, and how to print.
+#[derive(Debug, Args)]
+pub struct Select {
+    /// Which connections.
+    #[command(flatten)]
+    pub filter: Filter,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// It becomes part of paths, on a file system that takes no dots.
+fn parse_instance(name: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !name.is_empty() && name.len() <= 64 && name.chars().all(allowed) {
+        return Ok(name.to_owned());
+    }
+    Err("1 to 64 letters, digits, `-` or `_`".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_instance_names_files() {
+        assert!(parse_instance("edge-1_a").is_ok());
+        for name in ["", "a.b", "../x", "a/b", "a b"] {
+            assert!(parse_instance(name).is_err(), "{name}");
+        }
+    }
+}

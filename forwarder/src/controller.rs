@@ -1,0 +1,263 @@
+//! The loop: what happens on the host, and the passing of time, become what the datapath is told.
+//!
+//! ```text
+//! host events ---+                  +--> interfaces attached, slots, addresses
+//! seconds -------+--> plan, apply --+--> source NAT, a bank at a time
+//! held frames ---+                  +--> epoch: every flow asks the FIB again
+//! ```
+//!
+//! Whatever goes wrong with one interface is said and does not keep the others from being served; what could not be done
+//! is tried again.
+
+mod interfaces;
+mod neighbours;
+
+use crate::config::{Config, PickUpTcp};
+use crate::datapath::{DatapathError, HeldFrames, PacketSocket};
+use crate::error::one_line;
+use crate::host::{HostChanges, HostError, HostEvent, Netlink, PortSet};
+use crate::live::Live;
+use crate::plan::{self, NatPlan, Plan, PlanError};
+use crate::waiting::Waiting;
+use forwarder_ebpf::abi::Control;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often counters are read, ports looked at, stale neighbours checked.
+const TICK: Duration = Duration::from_secs(1);
+/// How often what could not be attached is tried again, in ticks.
+const RETRY_TICKS: u64 = 5;
+
+/// Why the loop ends before it is told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The host cannot be asked, or does not take a change.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The config does not fit the host.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The kernel does not take what the datapath is told.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// A helping thread ended before its time.
+    #[error("a thread of the controller has failed")]
+    Thread(#[from] tokio::task::JoinError),
+    /// The control socket broke.
+    #[error("the control socket broke")]
+    Socket(#[source] std::io::Error),
+    /// Not one interface can be served.
+    #[error("no interface can be served: {0}")]
+    NothingServed(String),
+}
+
+/// The loop's own state.
+#[derive(Debug)]
+pub struct Controller {
+    live: Arc<Live>,
+    config: Config,
+    netlink: Netlink,
+    changes: HostChanges,
+    control: Control,
+    nat: Option<NatPlan>,
+    host_ports: Option<PortSet>,
+    pick_up_until: Option<Instant>,
+    said: BTreeSet<String>,
+    waiting: Waiting,
+    socket: PacketSocket,
+    ticks: u64,
+}
+
+impl Controller {
+    /// Around a datapath that is loaded. Nothing is served before [`Controller::apply`].
+    ///
+    /// # Errors
+    /// When the datapath cannot be read, or there is no packet socket.
+    pub fn new(
+        live: Arc<Live>,
+        config: Config,
+        netlink: Netlink,
+        changes: HostChanges,
+    ) -> Result<Self, ControllerError> {
+        let control = live.datapath().read_control()?;
+        let socket = PacketSocket::open()?;
+        let pick_up = config.flows.pick_up_tcp == PickUpTcp::AfterStart && !live.datapath().is_adopted();
+        let pick_up_until = pick_up.then(|| Instant::now() + config.timeouts.tcp_established);
+        Ok(Self {
+            live,
+            config,
+            netlink,
+            changes,
+            control,
+            nat: None,
+            host_ports: None,
+            pick_up_until,
+            said: BTreeSet::new(),
+            waiting: Waiting::default(),
+            socket,
+            ticks: 0,
+        })
+    }
+
+    /// Works until it is dropped.
+    ///
+    /// # Errors
+    /// When waiting itself fails. What fails on the way is logged and tried again.
+    pub async fn work(&mut self, mut held: HeldFrames) -> Result<(), ControllerError> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = self.netlink.next_event() => self.handle_event(event).await,
+                _ = tick.tick() => self.handle_tick().await,
+                frame = held.next_frame() => self.handle_held(frame?).await,
+            }
+        }
+    }
+
+    /// Puts the host back as it was, apart from the datapath.
+    ///
+    /// # Errors
+    /// When a sysctl cannot be put back.
+    pub fn restore_host(&mut self) -> Result<(), HostError> {
+        self.changes.restore()
+    }
+
+    async fn handle_event(&mut self, event: HostEvent) {
+        match event {
+            HostEvent::Routes => self.bump_epoch(),
+            HostEvent::Neighbour { ifindex, address, .. } => {
+                self.bump_epoch();
+                self.handle_neighbour((ifindex, address)).await;
+            }
+            HostEvent::Links | HostEvent::Addresses | HostEvent::Everything => {
+                self.apply_again().await;
+                self.send_all_that_can_be();
+            }
+        }
+    }
+
+    async fn handle_tick(&mut self) {
+        self.ticks += 1;
+        let slots = self.live.view().slots;
+        let (read, refused) = {
+            let mut meter = self.live.meter();
+            (meter.tick(self.live.datapath(), slots), meter.newly_refused())
+        };
+        self.log_failure("read the counters", read);
+        if refused > 0 {
+            self.live.set_pressure(true);
+        }
+        let ports = self.refresh_host_ports().await;
+        self.log_failure("keep the host's own ports", ports);
+        if self.pick_up_until.is_some_and(|until| Instant::now() >= until) {
+            self.pick_up_until = None;
+            self.control.loose_tcp = 0;
+            let written = self.live.datapath().write_control(&self.control);
+            self.log_failure("end the picking up of running TCP connections", written);
+        }
+        self.give_up_waiting();
+        self.probe_stale_next_hops().await;
+        let unserved = !self.live.view().not_served.is_empty();
+        if unserved && self.ticks.is_multiple_of(RETRY_TICKS) {
+            self.apply_again().await;
+        }
+    }
+
+    /// Plans and applies; what fails is logged.
+    async fn apply_again(&mut self) {
+        let applied = self.apply().await;
+        self.log_failure("follow a change of the host", applied);
+    }
+
+    /// Plans on the host as it is now, and tells the datapath.
+    ///
+    /// # Errors
+    /// When the plan fails or the datapath takes nothing. An interface that cannot be served is no error.
+    pub async fn apply(&mut self) -> Result<(), ControllerError> {
+        let plan = plan::plan(&self.config, &self.netlink.facts().await?)?;
+        for notice in &plan.notices {
+            self.say_once(notice);
+        }
+        self.apply_nat(&plan).await?;
+        self.apply_interfaces(&plan)?;
+        self.apply_control(&plan)?;
+        Ok(())
+    }
+
+    /// Fails unless at least one interface is served, or there is none yet that could be.
+    ///
+    /// # Errors
+    /// When every interface that is there refused.
+    pub fn require_service(&self) -> Result<(), ControllerError> {
+        let view = self.live.view();
+        let refused: Vec<_> = view.not_served.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        if view.served.is_empty() && !refused.is_empty() {
+            return Err(ControllerError::NothingServed(refused.join("; ")));
+        }
+        Ok(())
+    }
+
+    /// The bank that does not count is filled; the switch comes with `apply_control`.
+    async fn apply_nat(&mut self, plan: &Plan) -> Result<(), ControllerError> {
+        if plan.nat.host_addresses {
+            self.changes.apply_local_port_range(plan.nat.local_port_range)?;
+        }
+        if self.nat.as_ref() != Some(&plan.nat) {
+            let bank = 1 - (self.control.nat_bank & 1);
+            self.live.datapath().write_nat(bank, &plan.nat.rules, &plan.nat.addresses)?;
+            self.control.nat_bank = bank;
+            self.nat = Some(plan.nat.clone());
+            self.host_ports = None;
+        }
+        self.refresh_host_ports().await
+    }
+
+    fn apply_control(&mut self, plan: &Plan) -> Result<(), DatapathError> {
+        let planned = plan.control(self.live.ticks_per_second());
+        let loose_tcp = if self.pick_up_until.is_some() { 1 } else { planned.loose_tcp };
+        let Control { epoch, nat_bank, .. } = self.control;
+        self.control = Control { epoch: epoch.wrapping_add(1), nat_bank, loose_tcp, ..planned };
+        self.live.datapath().write_control(&self.control)?;
+        let mut view = self.live.view();
+        view.epoch = self.control.epoch;
+        view.ports = u32::from(*plan.ports.end()) - u32::from(*plan.ports.start()) + 1;
+        Ok(())
+    }
+
+    /// Every flow asks the FIB again with its next packet.
+    fn bump_epoch(&mut self) {
+        self.control.epoch = self.control.epoch.wrapping_add(1);
+        let written = self.live.datapath().write_control(&self.control);
+        self.live.view().epoch = self.control.epoch;
+        self.log_failure("have flows ask for their routes again", written);
+    }
+
+    /// Ports that the host listens on or uses are not NAT's, where NAT uses an address of the host's.
+    async fn refresh_host_ports(&mut self) -> Result<(), ControllerError> {
+        let ports = match &self.nat {
+            // Some milliseconds of reading in /proc, so not on the loop's thread.
+            Some(nat) if nat.host_addresses => tokio::task::spawn_blocking(PortSet::read).await??,
+            _ => PortSet::default(),
+        };
+        if self.host_ports.as_ref() != Some(&ports) {
+            self.live.datapath().write_host_ports(ports.words())?;
+            self.host_ports = Some(ports);
+        }
+        Ok(())
+    }
+
+    fn say_once(&mut self, notice: &str) {
+        if self.said.insert(notice.to_owned()) {
+            tracing::info!("{notice}");
+        }
+    }
+
+    fn log_failure<E: std::error::Error>(&self, what: &str, result: Result<(), E>) {
+        if let Err(error) = result {
+            tracing::error!("cannot {what}: {}", one_line(&error));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Interfaces come, go and change: attached and told to the datapath, or taken out of it.
+
+use super::{Controller, ControllerError};
+use crate::datapath::{DatapathError, Mode};
+use crate::error::one_line;
+use crate::plan::{Plan, PlannedInterface};
+use crate::status::Served;
+use forwarder_ebpf::abi::Side;
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Controller {
+    /// Serves what the plan says, and nothing else.
+    pub(super) fn apply_interfaces(&mut self, plan: &Plan) -> Result<(), ControllerError> {
+        self.remove_unplanned(plan)?;
+        let mut not_served: BTreeMap<String, String> =
+            plan.missing.iter().map(|missing| (missing.name.clone(), missing.why.clone())).collect();
+        let mut served = Vec::new();
+        for interface in &plan.interfaces {
+            match self.serve(interface) {
+                Ok(mode) => served.push(describe(interface, mode)),
+                Err(error) => {
+                    not_served.insert(interface.name.clone(), one_line(&error));
+                }
+            }
+        }
+        self.publish(served, not_served);
+        Ok(())
+    }
+
+    /// What an earlier plan, or an earlier controller, served and this one does not.
+    fn remove_unplanned(&self, plan: &Plan) -> Result<(), DatapathError> {
+        let datapath = self.live.datapath();
+        let planned: BTreeSet<u32> = plan.interfaces.iter().map(|interface| interface.ifindex).collect();
+        let served = datapath.read_ifaces()?;
+        for (ifindex, _) in &served {
+            if !planned.contains(ifindex) {
+                datapath.remove_iface(*ifindex)?;
+            }
+        }
+        for ifindex in datapath.pinned_interfaces()? {
+            if !planned.contains(&ifindex) {
+                datapath.detach(ifindex)?;
+            }
+        }
+        let slot_of =
+            |ifindex| plan.interfaces.iter().find(|interface| interface.ifindex == ifindex).map(|own| own.slot);
+        if served.iter().any(|(ifindex, config)| slot_of(*ifindex).is_some_and(|slot| slot != config.slot)) {
+            tracing::warn!("the interfaces are in another order than before: their counters begin at zero");
+            datapath.clear_counters()?;
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, interface: &PlannedInterface) -> Result<Mode, ControllerError> {
+        let PlannedInterface { name, ifindex, config, .. } = interface;
+        let datapath = self.live.datapath();
+        // Forwarding first: the datapath asks the kernel's FIB, which refuses for interfaces that do not forward.
+        self.changes.apply_forwarding(name)?;
+        datapath.write_iface(*ifindex, config)?;
+        match datapath.attach(*ifindex, name, config.mtu) {
+            Ok(mode) => Ok(mode),
+            Err(error) => {
+                datapath.remove_iface(*ifindex)?;
+                self.changes.restore_interface(name)?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Says what is new, and shows it to those who ask.
+    fn publish(&mut self, served: Vec<Served>, not_served: BTreeMap<String, String>) {
+        let before = self.live.view().clone();
+        for interface in &served {
+            let known =
+                before.served.iter().any(|other| other.name == interface.name && other.ifindex == interface.ifindex);
+            if !known {
+                let Served { name, role, mode, mtu, .. } = interface;
+                tracing::info!("{name} is served: {role}, {} XDP, MTU {mtu}", mode.name());
+                if *mode == Mode::Generic {
+                    tracing::warn!("the driver of {name} has no native XDP: the generic path is several times slower");
+                }
+            }
+        }
+        for (name, why) in &not_served {
+            if before.not_served.get(name) != Some(why) {
+                tracing::warn!("{name} is not served: {why}");
+            }
+        }
+        let mut view = self.live.view();
+        view.slots = served.iter().map(|interface| u32::from(interface.slot) + 1).max().unwrap_or(0).max(before.slots);
+        view.served = served;
+        view.not_served = not_served;
+    }
+}
+
+fn describe(interface: &PlannedInterface, mode: Mode) -> Served {
+    let role = match interface.side {
+        Side::Inside => "inside",
+        Side::Outside => "outside",
+        Side::Both => "both",
+    };
+    let PlannedInterface { name, ifindex, slot, config, .. } = interface;
+    Served { name: name.clone(), ifindex: *ifindex, role, slot: *slot, mode, mtu: config.mtu }
+}

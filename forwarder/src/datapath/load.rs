@@ -1,0 +1,190 @@
+//! From the embedded object to a `Datapath`: maps made or taken over, programs past the verifier, stages in their places.
+
+use super::table::{PerCpu, Table};
+use super::{Datapath, DatapathError, Result};
+use aya::maps::{Map, MapData, ProgramArray};
+use aya::programs::{ProgramError, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use forwarder_ebpf::abi::names;
+use forwarder_ebpf::verdict::Stage;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// The object that build.rs made.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/datapath.o"));
+
+/// Moves when a map's layout or meaning does, so that an older datapath's flows are not misread.
+const ABI: u32 = 1;
+
+/// Programs beside the stages.
+pub(super) const ENTER: &str = "enter";
+pub(super) const CLOCK: &str = "clock";
+
+/// How to load.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Entries of the IPv4 flow table; a connection takes two.
+    pub entries4: u32,
+    /// Entries of the IPv6 flow table; a connection takes two.
+    pub entries6: u32,
+    /// Interface indexes below this can be served.
+    pub ifindexes: u32,
+    /// Directory on a bpffs for the pins. `None`: nothing is pinned, and all is gone with the `Datapath`.
+    pub pins: Option<PathBuf>,
+}
+
+impl Datapath {
+    /// Loads the programs. Maps that are pinned already are taken over, as they are.
+    ///
+    /// # Errors
+    /// When the kernel refuses; what was made is undone.
+    pub fn load(options: &LoadOptions) -> Result<Self> {
+        let directory = options.pins.as_ref().map(|pins| pins.join(format!("abi-{ABI}")));
+        let adopted = directory.as_ref().is_some_and(|directory| directory.join(names::FLOWS4).exists());
+        let loaded = load_in(options, directory.as_deref(), adopted);
+        if loaded.is_err()
+            && !adopted
+            && let Some(pins) = &options.pins
+        {
+            // Half a datapath is of no use to anybody; the error that brought us here is the one to tell.
+            let _ = fs::remove_dir_all(pins);
+        }
+        loaded
+    }
+}
+
+fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Result<Datapath> {
+    let mut programs = load_object(options, directory)?;
+    for stage in Stage::ALL {
+        load_program(&mut programs, stage.program())?;
+    }
+    load_program(&mut programs, ENTER)?;
+    load_program(&mut programs, CLOCK)?;
+    place_stages(&mut programs)?;
+    let cpus = aya::util::nr_cpus()
+        .map_err(|(_, source)| DatapathError::map("count the CPUs for", names::COUNTERS, source))?;
+    Ok(Datapath {
+        flows4: table(&programs, names::FLOWS4)?,
+        flows6: table(&programs, names::FLOWS6)?,
+        fragments4: table(&programs, names::FRAGMENTS4)?,
+        fragments6: table(&programs, names::FRAGMENTS6)?,
+        ifaces: table(&programs, names::IFACES)?,
+        control: table(&programs, names::CONTROL)?,
+        nat_rules: table(&programs, names::NAT_RULES)?,
+        nat_addresses: table(&programs, names::NAT_ADDRESSES)?,
+        host_ports: table(&programs, names::HOST_PORTS)?,
+        devices: table(&programs, names::DEVICES)?,
+        counters: PerCpu::new(names::COUNTERS, descriptor(&programs, names::COUNTERS)?, cpus)?,
+        dwell: PerCpu::new(names::DWELL, descriptor(&programs, names::DWELL)?, cpus)?,
+        programs: Mutex::new(programs),
+        links: Mutex::new(BTreeMap::new()),
+        pins: options.pins.clone(),
+        adopted,
+    })
+}
+
+fn load_object(options: &LoadOptions, directory: Option<&Path>) -> Result<Ebpf> {
+    const PINNED: [&str; 15] = [
+        names::FLOWS4,
+        names::FLOWS6,
+        names::FRAGMENTS4,
+        names::FRAGMENTS6,
+        names::IFACES,
+        names::CONTROL,
+        names::NAT_RULES,
+        names::NAT_ADDRESSES,
+        names::HOST_PORTS,
+        names::DEVICES,
+        names::STAGES,
+        names::COUNTERS,
+        names::DWELL,
+        names::SCRATCH,
+        names::HELD,
+    ];
+    let mut loader = EbpfLoader::new();
+    loader
+        .map_max_entries(names::FLOWS4, options.entries4)
+        .map_max_entries(names::FLOWS6, options.entries6)
+        .map_max_entries(names::IFACES, options.ifindexes);
+    if let Some(directory) = directory {
+        fs::create_dir_all(directory).map_err(|source| DatapathError::Pin {
+            action: "make",
+            path: directory.to_owned(),
+            source: Box::new(source),
+        })?;
+        for name in PINNED {
+            loader.map_pin_path(name, directory.join(name));
+        }
+    }
+    loader.load(OBJECT).map_err(|source| DatapathError::Load(Box::new(source)))
+}
+
+fn load_program(programs: &mut Ebpf, name: &'static str) -> Result<()> {
+    xdp(programs, name)?.load().map_err(|error| match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            tracing::debug!("{log}");
+            let reason = reason_in(&log).map_or_else(|| io_error.to_string(), |reason| format!("{io_error}: {reason}"));
+            DatapathError::Program { program: name, source: reason.into() }
+        }
+        error => DatapathError::Program { program: name, source: Box::new(error) },
+    })
+}
+
+/// What the verifier complains of: the last line of its log before its statistics.
+fn reason_in(log: &str) -> Option<&str> {
+    let statistics = ["verification time", "stack depth", "processed "];
+    let mut lines = log.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+    lines.find(|line| !statistics.iter().any(|start| line.starts_with(start)))
+}
+
+/// A program of the object.
+pub(super) fn xdp<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp> {
+    let program = programs.program_mut(name).ok_or(DatapathError::Missing(name))?;
+    program.try_into().map_err(|source| DatapathError::Program { program: name, source: Box::new(source) })
+}
+
+/// Puts every stage where the others find it; a running datapath changes over stage by stage.
+fn place_stages(programs: &mut Ebpf) -> Result<()> {
+    let failed = |source| DatapathError::Program { program: names::STAGES, source };
+    let stages = programs.take_map(names::STAGES).ok_or(DatapathError::Missing(names::STAGES))?;
+    let mut stages: ProgramArray<MapData> = stages.try_into().map_err(|source| failed(Box::new(source)))?;
+    for stage in Stage::ALL {
+        let program = xdp(programs, stage.program())?;
+        let descriptor = program.fd().map_err(|source| failed(Box::new(source)))?.try_clone();
+        let descriptor = descriptor.map_err(|source| failed(Box::new(source)))?;
+        stages.set(*stage as u32, &descriptor, 0).map_err(|source| failed(Box::new(source)))?;
+    }
+    Ok(())
+}
+
+fn table<K: super::table::Key, V: super::table::Value>(programs: &Ebpf, name: &'static str) -> Result<Table<K, V>> {
+    Table::new(name, descriptor(programs, name)?)
+}
+
+fn descriptor(programs: &Ebpf, name: &'static str) -> Result<OwnedFd> {
+    let map = programs.map(name).ok_or(DatapathError::Missing(name))?;
+    let data = match map {
+        Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data) | Map::PerCpuArray(data) | Map::DevMap(data) => {
+            data
+        }
+        _ => return Err(DatapathError::Missing(name)),
+    };
+    data.fd().as_fd().try_clone_to_owned().map_err(|source| DatapathError::map("open", name, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reason_in;
+
+    #[test]
+    fn the_verifiers_complaint_stands_before_its_statistics() {
+        let log = "0: R1=ctx()\n5: (61) r1 = *(u32 *)(r7 +4)\nR4 !read_ok\nverification time 8 usec\nstack depth 31\n\
+                   processed 9 insns (limit 1000000)\n";
+        assert_eq!(reason_in(log), Some("R4 !read_ok"));
+        assert_eq!(reason_in(""), None);
+    }
+}

@@ -1,0 +1,7 @@
+//! The flow table as people and programs see it: connections, not entries. Owns no state.
+//!
+//! `sweep` forgets connections whose time is up and takes the census; `list` shows, counts and removes them on request.
+
+pub mod filter;
+pub mod list;
+pub mod sweep;

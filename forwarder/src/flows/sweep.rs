@@ -1,0 +1,226 @@
+//! Forgets connections whose time is up, and takes the census on the way: one pass over both tables in batches.
+//!
+//! A connection is idle when both its directions are. Its originator's entry is judged, and only when that has been idle
+//! for too long is the other one looked up. An entry that a program has in its hands while it is removed may be another
+//! connection's a moment later, and the packet is then counted there; it would have to arrive in the microsecond after a
+//! whole timeout of silence.
+//!
+//! | state | timeout | under pressure |
+//! | --- | --- | --- |
+//! | closing, opening | `tcp_transitory` | at most 2 s |
+//! | unreplied | its protocol's | at most 5 s |
+//! | established | its protocol's | the same: never a victim |
+
+use super::list::{Clock, Key, remove};
+use crate::config::Timeouts;
+use crate::datapath::{Datapath, DatapathError, Table};
+use forwarder_ebpf::abi::{FlowEntry, NextHop, Ticks, status};
+use forwarder_ebpf::conntrack::{Class, State};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+/// A next hop counts as in use when a flow has sent to it within this time.
+const IN_USE: Duration = Duration::from_secs(10);
+
+/// What a pass has seen.
+#[derive(Clone, Debug, Default)]
+pub struct Census {
+    /// When it ended; `None` before the first.
+    pub at: Option<Instant>,
+    /// How long it took.
+    pub took: Duration,
+    /// Connections by protocol number and state.
+    pub states: BTreeMap<(u8, State), u64>,
+    /// IPv4 connections.
+    pub flows4: u64,
+    /// IPv6 connections.
+    pub flows6: u64,
+    /// Connections that began since the pass before, per second.
+    pub new_per_second: f64,
+    /// Connections whose time was up.
+    pub expired: u64,
+    /// By public address: connections and distinct ports.
+    pub public: BTreeMap<Ipv4Addr, PortUse>,
+    /// Next hops of flows with recent packets.
+    pub next_hops: BTreeSet<(u16, [u8; 6])>,
+    /// Datapath time of the pass.
+    now: Ticks,
+}
+
+/// Use of a public address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortUse {
+    /// Connections translated to it.
+    pub flows: u64,
+    /// Distinct ports that they have, over all protocols and remotes.
+    pub ports: u32,
+}
+
+/// How a pass judges.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    /// The clock that entries are stamped by.
+    pub clock: Clock,
+    /// Idle times.
+    pub timeouts: Timeouts,
+    /// The table is nearly full.
+    pub pressure: bool,
+}
+
+impl Judge {
+    fn limit(&self, protocol: u8, bits: u32) -> Ticks {
+        let mut limit = self.timeouts.of(Class::of(protocol, bits));
+        if self.pressure {
+            limit = match State::of(protocol, bits) {
+                State::Closing | State::Opening => limit.min(Duration::from_secs(2)),
+                State::Unreplied => limit.min(Duration::from_secs(5)),
+                State::Established | State::HalfClosed => limit,
+            };
+        }
+        self.ticks(limit)
+    }
+
+    fn ticks(&self, time: Duration) -> Ticks {
+        let ticks = time.as_millis() * u128::from(self.clock.per_second) / 1000;
+        Ticks::try_from(ticks).unwrap_or(Ticks::MAX / 2)
+    }
+
+    fn is_over(&self, protocol: u8, entry: &FlowEntry) -> bool {
+        self.clock.since(entry.last_seen.load()) > self.limit(protocol, entry.status.load())
+    }
+}
+
+/// One pass over everything.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn pass(datapath: &Datapath, judge: &Judge, before: &Census) -> Result<Census, DatapathError> {
+    let begun = Instant::now();
+    let mut walk =
+        Walk { judge, since: judge.clock.since(before.now), new: 0, census: Census::default(), ports: Vec::new() };
+    walk.census.flows4 = walk.table(&datapath.flows4)?;
+    walk.census.flows6 = walk.table(&datapath.flows6)?;
+    let Walk { new, mut census, ports, .. } = walk;
+    census.public = ports.into_iter().map(|(address, bits)| (address, bits.count())).collect();
+    let elapsed = before.at.map(|at| begun.duration_since(at).as_secs_f64());
+    census.new_per_second = elapsed.map_or(0.0, |elapsed| new as f64 / elapsed.max(0.001));
+    census.now = judge.clock.now;
+    census.at = Some(begun);
+    census.took = begun.elapsed();
+    Ok(census)
+}
+
+/// Ports of one public address, a bit each, and the flows that have them.
+struct PortBits(Box<[u64; 1024]>, u64);
+
+impl PortBits {
+    fn count(&self) -> PortUse {
+        PortUse { flows: self.1, ports: self.0.iter().map(|word| word.count_ones()).sum() }
+    }
+}
+
+struct Walk<'a> {
+    judge: &'a Judge,
+    since: Ticks,
+    new: u64,
+    census: Census,
+    ports: Vec<(Ipv4Addr, PortBits)>,
+}
+
+impl Walk<'_> {
+    /// Judges and counts one table; returns its connections.
+    fn table<K: Key>(&mut self, table: &Table<K, FlowEntry>) -> Result<u64, DatapathError> {
+        let mut flows = 0;
+        table.visit(|key, entry| {
+            if entry.status.load() & status::ORIGINATOR == 0 {
+                return self.responder(table, key, entry);
+            }
+            if self.judge.is_over(key.protocol(), entry) && self.is_all_over(table, key, entry)? {
+                self.census.expired += 1;
+                return remove(table, key, entry);
+            }
+            flows += 1;
+            self.count(key, entry);
+            Ok(())
+        })?;
+        Ok(flows)
+    }
+
+    /// A responder's entry goes with its originator's. Alone, it is a rest of something interrupted.
+    fn responder<K: Key>(&self, table: &Table<K, FlowEntry>, key: &K, entry: &FlowEntry) -> Result<(), DatapathError> {
+        if self.judge.is_over(key.protocol(), entry) && table.read(&key.partner(entry))?.is_none() {
+            table.remove(key)?;
+        }
+        Ok(())
+    }
+
+    fn is_all_over<K: Key>(
+        &self,
+        table: &Table<K, FlowEntry>,
+        key: &K,
+        entry: &FlowEntry,
+    ) -> Result<bool, DatapathError> {
+        let answer = table.read(&key.partner(entry))?;
+        Ok(answer.is_none_or(|answer| self.judge.is_over(key.protocol(), &answer)))
+    }
+
+    fn count<K: Key>(&mut self, key: &K, entry: &FlowEntry) {
+        let bits = entry.status.load();
+        let state = State::of(key.protocol(), bits);
+        *self.census.states.entry((key.protocol(), state)).or_default() += 1;
+        let clock = self.judge.clock;
+        self.new += u64::from(clock.since(entry.first_seen.load()) < self.since);
+        if clock.since(entry.last_seen.load()) <= self.judge.ticks(IN_USE) {
+            let NextHop { ifindex, mac } = NextHop::unpack(entry.next_hop.load());
+            self.census.next_hops.insert((ifindex, mac));
+        }
+        if bits & status::SOURCE_NAT != 0
+            && let (IpAddr::V4(address), port) = {
+                let end = key.translated(entry).0;
+                (end.ip(), end.port())
+            }
+        {
+            self.note_port(address, port);
+        }
+    }
+
+    fn note_port(&mut self, address: Ipv4Addr, port: u16) {
+        let at = self.ports.iter().position(|(other, _)| *other == address).unwrap_or_else(|| {
+            self.ports.push((address, PortBits(Box::new([0; 1024]), 0)));
+            self.ports.len() - 1
+        });
+        let PortBits(bits, flows) = &mut self.ports[at].1;
+        bits[usize::from(port / 64)] |= 1 << (port % 64);
+        *flows += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(pressure: bool) -> Judge {
+        Judge { clock: Clock { now: 1000, per_second: 100 }, timeouts: Timeouts::default(), pressure }
+    }
+
+    #[test]
+    fn pressure_shortens_what_is_no_connection_yet_and_nothing_else() {
+        let (calm, hard) = (judge(false), judge(true));
+        let established = status::REPLIED | status::ESTABLISHED;
+        assert_eq!(calm.limit(6, established), hard.limit(6, established));
+        assert_eq!((calm.limit(6, 0), hard.limit(6, 0)), (24_000, 500));
+        assert_eq!(hard.limit(6, established | status::RESET), 200);
+        assert_eq!(hard.limit(17, status::REPLIED), calm.limit(17, status::REPLIED));
+    }
+
+    #[test]
+    fn ports_are_counted_once() {
+        let judge = judge(false);
+        let mut walk = Walk { judge: &judge, since: 0, new: 0, census: Census::default(), ports: Vec::new() };
+        for port in [1024, 1024, 65_535] {
+            walk.note_port(Ipv4Addr::LOCALHOST, port);
+        }
+        assert_eq!(walk.ports[0].1.count(), PortUse { flows: 3, ports: 2 });
+    }
+}

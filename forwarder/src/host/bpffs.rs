@@ -1,0 +1,126 @@
+//! A BPF file system for the pins that let the datapath outlive the process.
+//!
+//! systemd mounts one at /sys/fs/bpf at boot; containers and small systems often have none. Mind that `ip netns exec`
+//! makes a new mount namespace with a new /sys: pins made there are gone when the command ends, so use `nsenter --net`.
+
+use super::{HostError, Result};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use std::path::{Path, PathBuf};
+
+/// What is in a fresh one, if the kernel has CONFIG_BPF_PRELOAD.
+const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
+
+/// A directory that is a BPF file system.
+#[derive(Debug)]
+pub struct Bpffs {
+    path: PathBuf,
+    is_own: bool,
+}
+
+impl Bpffs {
+    /// Mounts a BPF file system on a directory, usually /sys/fs/bpf, unless it is one already.
+    ///
+    /// # Errors
+    /// When the directory does not exist or the kernel refuses.
+    pub fn mount(path: &Path) -> Result<Self> {
+        let found = statfs(path).map_err(|errno| HostError::file("examine", path, errno))?;
+        let is_own = found.filesystem_type() != BPF_FS_MAGIC;
+        if is_own {
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=700"))
+                .map_err(|errno| HostError::file("mount a BPF file system on", path, errno))?;
+            tracing::info!(
+                "mounted a BPF file system on {}: there was none, and the datapath is kept in it",
+                path.display()
+            );
+        }
+        Ok(Self { path: path.to_owned(), is_own })
+    }
+
+    /// Whether this value mounted it.
+    pub fn is_own(&self) -> bool {
+        self.is_own
+    }
+
+    /// Unmounts it if this value mounted it and nothing is in it any more: neither our pins nor somebody else's. One
+    /// that an earlier process mounted stays, for nobody knows who relies on it by now.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the kernel refuses for another reason than that it is in use.
+    pub fn unmount_if_unused(self) -> Result<()> {
+        if !self.is_own {
+            return Ok(());
+        }
+        if !self.is_empty().map_err(|error| HostError::file("list", &self.path, error))? {
+            tracing::info!("left the BPF file system on {} mounted: something is pinned there", self.path.display());
+            return Ok(());
+        }
+        match umount2(&self.path, MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => tracing::info!("unmounted the BPF file system on {}, as it was before", self.path.display()),
+            Err(Errno::EBUSY) => {
+                tracing::info!("left the BPF file system on {} mounted: somebody uses it", self.path.display());
+            }
+            Err(errno) => return Err(HostError::file("unmount", &self.path, errno)),
+        }
+        Ok(())
+    }
+
+    fn is_empty(&self) -> std::io::Result<bool> {
+        for entry in std::fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            if KERNELS_OWN.iter().all(|own| name != *own) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sched::{CloneFlags, unshare};
+
+    /// On a thread with a mount namespace of its own, so that a mount that a failed test leaves goes with it.
+    fn in_own_mounts(inside: impl FnOnce() + Send) {
+        let entered = || {
+            unshare(CloneFlags::CLONE_NEWNS).expect("mount namespaces need root");
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+            inside();
+        };
+        std::thread::scope(|scope| scope.spawn(entered).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+
+    #[test]
+    fn mounts_once_and_unmounts_when_empty() {
+        in_own_mounts(mount_and_unmount);
+    }
+
+    fn mount_and_unmount() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let magic = || statfs(path).unwrap().filesystem_type();
+        let own = Bpffs::mount(path).unwrap();
+        assert!(own.is_own() && magic() == BPF_FS_MAGIC);
+        let found = Bpffs::mount(path).unwrap();
+        assert!(!found.is_own());
+        found.unmount_if_unused().unwrap();
+        assert_eq!(magic(), BPF_FS_MAGIC);
+
+        std::fs::create_dir(path.join("pins")).unwrap();
+        own.unmount_if_unused().unwrap();
+        assert_eq!(magic(), BPF_FS_MAGIC, "it was in use");
+        std::fs::remove_dir(path.join("pins")).unwrap();
+        Bpffs { path: path.to_owned(), is_own: true }.unmount_if_unused().unwrap();
+        assert_ne!(magic(), BPF_FS_MAGIC);
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let error = Bpffs::mount(Path::new("/nowhere/bpf")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot examine /nowhere/bpf");
+    }
+}

@@ -1,0 +1,37 @@
+//! The controller of forwarder: loads the datapath, keeps it told, counts and shows.
+//!
+//! ```text
+//! main --> run --> controller --> { plan, host, flows, measure } --> datapath --> forwarder_ebpf::abi
+//!      \-> commands --> client ~~ control socket ~~ api --> live
+//! ```
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`config`], [`plan`] | what the operator wrote; what it means on this host |
+//! | [`host`] | netlink, sysctls, ports, locks: the host's side of everything |
+//! | [`datapath`] | the programs and maps in the kernel; the only module that names aya |
+//! | [`controller`], [`waiting`] | the loop; frames that wait for a neighbour |
+//! | [`flows`], [`sweeper`] | connections: list, flush, forget |
+//! | [`measure`], [`status`] | rates, latencies; the page that shows them |
+//! | [`run`], [`state`], [`live`], [`api`] | one running instance and its control socket |
+//! | [`cli`], [`commands`], [`client`], [`logging`], [`error`] | the command line |
+
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod commands;
+pub mod config;
+pub mod controller;
+pub mod datapath;
+pub mod error;
+pub mod flows;
+pub mod host;
+pub mod live;
+pub mod logging;
+pub mod measure;
+pub mod plan;
+pub mod run;
+pub mod state;
+pub mod status;
+pub mod sweeper;
+pub mod waiting;

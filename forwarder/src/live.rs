@@ -1,0 +1,209 @@
+//! What the loop, the sweeper and the control socket share while a datapath runs.
+//!
+//! Locks are held for a copy or a system call, never across another lock or an await.
+
+use crate::config::Timeouts;
+use crate::datapath::{Datapath, DatapathError};
+use crate::flows::list::Clock;
+use crate::flows::sweep::Census;
+use crate::measure::rates::{Count, Meter};
+use crate::status::{self, Interface, PublicAddress, Served, Status};
+use crossbeam::channel::{Sender, bounded};
+use forwarder_ebpf::verdict::Drop;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// A census as young as this is not taken again for somebody who asks.
+const FRESH: Duration = Duration::from_millis(200);
+/// A pass that takes longer than this is not made for somebody who asks: the sweeper's own will do.
+const CHEAP: Duration = Duration::from_secs(1);
+
+/// A request to the sweeper for a pass now; answered by dropping it.
+pub type SweepRequest = Sender<()>;
+
+/// What is served, as the loop last decided.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Interfaces that are served, by slot.
+    pub served: Vec<Served>,
+    /// Interfaces that are not, and why.
+    pub not_served: BTreeMap<String, String>,
+    /// Ports that NAT may use on each address.
+    pub ports: u32,
+    /// Moves with every change.
+    pub epoch: u32,
+    /// Slots in use, counted from 0.
+    pub slots: u32,
+    /// Drops that the controller itself made, by name of the ingress interface.
+    pub own_drops: BTreeMap<String, BTreeMap<Drop, Count>>,
+}
+
+/// The shared state.
+#[derive(Debug)]
+pub struct Live {
+    datapath: Datapath,
+    instance: String,
+    begun: Instant,
+    ticks_per_second: u32,
+    timeouts: Timeouts,
+    sweeper: Sender<SweepRequest>,
+    view: Mutex<View>,
+    meter: Mutex<Meter>,
+    census: Mutex<Census>,
+    pressure: AtomicBool,
+}
+
+impl Live {
+    /// Around a loaded datapath. `sweeper` is where requests for a pass go.
+    pub fn new(instance: &str, datapath: Datapath, timeouts: Timeouts, sweeper: Sender<SweepRequest>) -> Self {
+        Self {
+            datapath,
+            instance: instance.to_owned(),
+            begun: Instant::now(),
+            ticks_per_second: ticks_per_second(),
+            timeouts,
+            sweeper,
+            view: Mutex::default(),
+            meter: Mutex::default(),
+            census: Mutex::default(),
+            pressure: AtomicBool::new(false),
+        }
+    }
+
+    /// The datapath.
+    pub fn datapath(&self) -> &Datapath {
+        &self.datapath
+    }
+
+    /// The idle times of connections.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts.clone()
+    }
+
+    /// Kernel ticks in one second (HZ).
+    pub fn ticks_per_second(&self) -> u32 {
+        self.ticks_per_second
+    }
+
+    /// The clock that flow entries are stamped by, as of now.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn clock(&self) -> Result<Clock, DatapathError> {
+        Ok(Clock { now: self.datapath.read_ticks()?, per_second: self.ticks_per_second })
+    }
+
+    /// What is served.
+    pub fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().expect("no thread panics while it holds the view")
+    }
+
+    /// The counters' readings.
+    pub fn meter(&self) -> MutexGuard<'_, Meter> {
+        self.meter.lock().expect("no thread panics while it holds the meter")
+    }
+
+    /// The latest census.
+    pub fn census(&self) -> MutexGuard<'_, Census> {
+        self.census.lock().expect("no thread panics while it holds the census")
+    }
+
+    /// Whether the flow table is nearly full: the sweeper then gives up what is no connection yet, and works faster.
+    pub fn is_under_pressure(&self) -> bool {
+        self.pressure.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the flow table is nearly full.
+    pub fn set_pressure(&self, pressure: bool) {
+        self.pressure.store(pressure, Ordering::Relaxed);
+    }
+
+    /// Everything `forwarder status` says. Blocks for as long as a pass over the flow table takes, if that is not long.
+    pub fn status(&self) -> Status {
+        self.freshen_census();
+        let view = self.view().clone();
+        let interfaces = self.interfaces(&view);
+        let census = self.census().clone();
+        let processing_time = self.meter().processing_time();
+        let room = |entries: u32| u64::from(entries / 2);
+        Status {
+            instance: self.instance.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.begun.elapsed().as_secs_f64(),
+            adopted: self.datapath.is_adopted(),
+            epoch: view.epoch,
+            not_served: view.not_served,
+            total: status::total(&interfaces),
+            drops: status::drops(&interfaces),
+            passed: status::passed(&interfaces),
+            flows: status::flows(
+                &census,
+                (room(self.datapath.flows4.max_entries()), room(self.datapath.flows6.max_entries())),
+            ),
+            public_addresses: public_addresses(&census, view.ports),
+            processing_time,
+            interfaces,
+        }
+    }
+
+    fn interfaces(&self, view: &View) -> Vec<Interface> {
+        let mut meter = self.meter();
+        if let Err(error) = meter.refresh(&self.datapath, view.slots) {
+            // The last second's reading stands in.
+            tracing::warn!(error = crate::error::one_line(&error), "cannot read the counters");
+        }
+        let with_own_drops = |served: &Served| {
+            let mut interface = status::interface(served, &meter);
+            for (reason, count) in view.own_drops.get(&served.name).into_iter().flatten() {
+                let drops = interface.drops.entry(reason.name().to_owned()).or_default();
+                drops.packets += count.packets;
+                drops.bytes += count.bytes;
+            }
+            interface
+        };
+        view.served.iter().map(with_own_drops).collect()
+    }
+
+    fn freshen_census(&self) {
+        let (at, took) = {
+            let census = self.census();
+            (census.at, census.took)
+        };
+        // Whoever asks again and again has the sweeper work half of the time at most.
+        if at.is_some_and(|at| at.elapsed() < FRESH.max(2 * took)) || took > CHEAP {
+            return;
+        }
+        let (request, done) = bounded(0);
+        if self.sweeper.send(request).is_ok() {
+            // An error is the answer: the sweeper has dropped the request.
+            let _ = done.recv_timeout(2 * CHEAP);
+        }
+    }
+}
+
+fn public_addresses(census: &Census, ports: u32) -> Vec<PublicAddress> {
+    let of = |(address, usage): (&std::net::Ipv4Addr, &crate::flows::sweep::PortUse)| PublicAddress {
+        address: address.to_string(),
+        flows: usage.flows,
+        ports_used: usage.ports,
+        ports,
+    };
+    census.public.iter().map(of).collect()
+}
+
+/// HZ: the resolution of the coarse clock is one tick (clock_getres(2)).
+fn ticks_per_second() -> u32 {
+    use nix::time::{ClockId, clock_getres};
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::from_millis(4), Duration::from);
+    (1e9 / tick.as_nanos().max(1) as f64).round() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_tick_is_one_that_kernels_are_built_with() {
+        assert!([100, 250, 300, 1000].contains(&super::ticks_per_second()));
+    }
+}

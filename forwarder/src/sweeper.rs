@@ -1,0 +1,83 @@
+//! The sweeper's thread: passes over the flow table often enough for the timeouts, and never for more than a twentieth of
+//! one core; under pressure a tenth.
+
+use crate::flows::sweep::{Census, Judge, pass};
+use crate::live::{Live, SweepRequest};
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Passes follow at least this long after one another.
+const PERIOD: Duration = Duration::from_secs(1);
+/// The same under pressure.
+const PERIOD_UNDER_PRESSURE: Duration = Duration::from_millis(200);
+
+/// Starts the thread, which ends with the process.
+///
+/// # Errors
+/// When the system has no thread left.
+pub fn start(live: Arc<Live>, requests: Receiver<SweepRequest>) -> std::io::Result<()> {
+    std::thread::Builder::new().name("sweeper".to_owned()).spawn(move || run(&live, &requests)).map(drop)
+}
+
+fn run(live: &Live, requests: &Receiver<SweepRequest>) {
+    let mut next = Instant::now();
+    loop {
+        let request = match requests.recv_deadline(next) {
+            Ok(request) => Some(request),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let took = sweep(live);
+        // Those who asked meanwhile are served by this pass as well.
+        drop((request, requests.try_iter().collect::<Vec<_>>()));
+        next = Instant::now() + pause(took, live.is_under_pressure());
+    }
+}
+
+/// How long to wait after a pass.
+fn pause(took: Duration, pressure: bool) -> Duration {
+    if pressure { PERIOD_UNDER_PRESSURE.max(took * 9) } else { PERIOD.max(took * 19) }
+}
+
+fn sweep(live: &Live) -> Duration {
+    let begun = Instant::now();
+    let before = live.census().clone();
+    let census = live.clock().and_then(|clock| {
+        let judge = Judge { clock, timeouts: live.timeouts(), pressure: live.is_under_pressure() };
+        pass(live.datapath(), &judge, &before)
+    });
+    match census {
+        Ok(census) => publish(live, census),
+        Err(error) => tracing::error!(error = crate::error::one_line(&error), "cannot sweep the flow table"),
+    }
+    begun.elapsed()
+}
+
+fn publish(live: &Live, census: Census) {
+    let nearly_full = |flows: u64, entries: u32| flows * 20 >= u64::from(entries / 2) * 19;
+    let datapath = live.datapath();
+    let full = nearly_full(census.flows4, datapath.flows4.max_entries())
+        || nearly_full(census.flows6, datapath.flows6.max_entries());
+    if full != live.is_under_pressure() {
+        tracing::warn!(
+            flows = census.flows4 + census.flows6,
+            "the flow table is {} nearly full",
+            if full { "now" } else { "no longer" }
+        );
+    }
+    live.set_pressure(full);
+    *live.census() = census;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_twentieth_of_a_core() {
+        assert_eq!(pause(Duration::from_millis(1), false), PERIOD);
+        assert_eq!(pause(Duration::from_millis(400), false), Duration::from_millis(7600));
+        assert_eq!(pause(Duration::from_millis(400), true), Duration::from_millis(3600));
+    }
+}
