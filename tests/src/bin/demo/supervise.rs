@@ -1,0 +1,80 @@
+//! Ctrl-C in the middle: values are not dropped then, so a parent that does nothing else removes by name what is left.
+//!
+//! The show runs in a child of this process. A thread cannot do the same inside it: signals that a thread waits for have
+//! to be blocked, and programs inherit what is blocked.
+
+use anyhow::{Context, Result};
+use forwarder_kit::netns;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+/// First argument of the child.
+pub const INNER: &str = "--inner";
+
+/// Runs the show with the same arguments and returns its exit code; SIGINT, SIGTERM and SIGHUP end it and all it made.
+///
+/// # Errors
+/// When the child cannot be started.
+pub fn run() -> Result<ExitCode> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block().context("cannot block signals")?;
+    let mut command = Command::new(std::env::current_exe().context("cannot find the own executable")?);
+    let mut child = command.arg(INNER).args(std::env::args().skip(1)).spawn().context("cannot start the show")?;
+    let id = child.id();
+    std::thread::spawn(move || {
+        if signals.wait().is_ok() {
+            eprintln!("\ninterrupted, cleaning up");
+            end(id);
+            netns::remove_leftovers(id);
+            std::process::exit(130);
+        }
+    });
+    let status = child.wait().context("cannot wait for the show")?;
+    if status.code().is_none() {
+        // A signal ended it; if that was Ctrl-C, the thread above ends this process after it has cleaned up.
+        std::thread::sleep(Duration::from_secs(5));
+    }
+    netns::remove_leftovers(id);
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// In the child: signals are for it and its programs again.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn unblock() -> Result<()> {
+    SigSet::all().thread_unblock().context("cannot unblock signals")
+}
+
+/// Ends the show, then its programs, and gives the forwarder time to put the host right.
+fn end(id: u32) {
+    let programs = children_of(id);
+    for (id, signal) in std::iter::once((id, Signal::SIGKILL)).chain(programs.iter().map(|id| (*id, Signal::SIGTERM))) {
+        // It may have ended by itself meanwhile.
+        let _ = kill(Pid::from_raw(id.cast_signed()), signal);
+    }
+    for _ in 0..100 {
+        if !programs.iter().any(|id| std::path::Path::new(&format!("/proc/{id}")).exists()) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let mut children = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // pid (name, which may hold anything) state parent …
+        let found = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        if found == Some(parent) {
+            children.extend(entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
+        }
+    }
+    children
+}

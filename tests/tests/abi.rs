@@ -1,0 +1,85 @@
+//! The types in `forwarder_ebpf::abi` are those of the maps that the kernel made from the object: sizes and numbers of
+//! elements as the kernel tells them, and values that come back as they were written. Needs root.
+
+use anyhow::{Context, Result};
+use forwarder::datapath::{Datapath, LoadOptions};
+use forwarder_ebpf::abi::{
+    Control, Counter, DWELL_BUCKETS, FlowEntry, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4,
+    FragmentOwner6, IfaceConfig, MAX_FRAGMENT_TRAINS, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES,
+    SharedU64,
+};
+use std::collections::BTreeSet;
+
+/// Numbers of map types (linux/bpf.h, `enum bpf_map_type`).
+const HASH: u32 = 1;
+const ARRAY: u32 = 2;
+const PER_CPU_ARRAY: u32 = 6;
+const LRU_HASH: u32 = 9;
+const DEVMAP: u32 = 14;
+
+/// Type, bytes of a key, bytes of a value, elements.
+type Map = (u32, u32, u32, u32);
+
+const fn map<K, V>(kind: u32, elements: u32) -> Map {
+    (kind, size_of::<K>() as u32, size_of::<V>() as u32, elements)
+}
+
+const OPTIONS: LoadOptions = LoadOptions { entries4: 100, entries6: 200, ifindexes: 300, pins: None };
+
+#[test]
+fn the_kernels_maps_have_the_sizes_of_our_types() -> Result<()> {
+    let datapath = Datapath::load(&OPTIONS)?;
+    let expected = [
+        ("FLOWS4", map::<FlowKey4, FlowEntry>(HASH, 100)),
+        ("FLOWS6", map::<FlowKey6, FlowEntry>(HASH, 200)),
+        ("FRAGMENTS4", map::<FragmentKey4, FragmentOwner4>(LRU_HASH, MAX_FRAGMENT_TRAINS)),
+        ("FRAGMENTS6", map::<FragmentKey6, FragmentOwner6>(LRU_HASH, MAX_FRAGMENT_TRAINS)),
+        ("IFACES", map::<u32, IfaceConfig>(ARRAY, 300)),
+        ("CONTROL", map::<u32, Control>(ARRAY, 1)),
+        ("NAT_RULES", map::<u32, NatRule>(ARRAY, 2 * MAX_NAT_RULES)),
+        ("NAT_ADDRESSES", map::<u32, [u8; 4]>(ARRAY, 2 * MAX_NAT_ADDRESSES)),
+        ("HOST_PORTS", map::<u32, u64>(ARRAY, 1024)),
+        // Interface index and, unused, a program to run there (linux/bpf.h, `struct bpf_devmap_val`).
+        ("DEVICES", map::<u32, [u32; 2]>(DEVMAP, MAX_IFACES)),
+        ("COUNTERS", map::<u32, Counter>(PER_CPU_ARRAY, MAX_IFACES * OUTCOMES)),
+        ("DWELL", map::<u32, u64>(PER_CPU_ARRAY, DWELL_BUCKETS)),
+    ];
+    let found = open_maps()?;
+    for (name, map) in expected {
+        assert!(found.contains(&map), "{name} is not {map:?}; there are {found:?}");
+    }
+    drop(datapath);
+    Ok(())
+}
+
+#[test]
+fn what_is_written_comes_back() -> Result<()> {
+    let datapath = Datapath::load(&OPTIONS)?;
+    let control = Control { epoch: 7, port_first: 1024, port_last: 65_535, sample_mask: 15, ..Control::default() };
+    datapath.write_control(&control)?;
+    assert_eq!(format!("{:?}", datapath.read_control()?), format!("{control:?}"));
+
+    let key = FlowKey4 { source: [10, 0, 0, 1], source_port: [1, 2], protocol: 17, side: 1, ..FlowKey4::default() };
+    let entry = FlowEntry { packets: SharedU64::new(5), ip_delta: 0xabcd, partner_side: 2, ..FlowEntry::default() };
+    datapath.flows4.insert(&key, &entry)?;
+    let back = datapath.flows4.read(&key)?.context("just written")?;
+    assert_eq!(format!("{back:?}"), format!("{entry:?}"));
+    assert!(datapath.flows4.insert(&key, &entry).is_err());
+    assert!(datapath.flows4.remove(&key)? && datapath.flows4.read(&key)?.is_none());
+    Ok(())
+}
+
+/// The maps that this process holds open, as the kernel describes them (proc_pid_fdinfo(5)).
+fn open_maps() -> Result<BTreeSet<Map>> {
+    let mut maps = BTreeSet::new();
+    for file in std::fs::read_dir("/proc/self/fdinfo")? {
+        // The descriptor that reads this directory is in it, and gone by now.
+        let Ok(text) = std::fs::read_to_string(file?.path()) else { continue };
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        let fields = (field("map_type:"), field("key_size:"), field("value_size:"), field("max_entries:"));
+        if let (Some(kind), Some(key), Some(value), Some(elements)) = fields {
+            maps.insert((kind, key, value, elements));
+        }
+    }
+    Ok(maps)
+}

@@ -1,0 +1,56 @@
+//! One table of cases, two bodies: the sim, and the loaded BPF programs. What both do has to be what the table says, and
+//! the same in all that can be seen: action, bytes, every counter, every flow entry.
+//!
+//! `golden_sim` needs nothing. `golden_kernel` needs root; it works in a namespace of its own.
+
+mod golden {
+    pub mod body;
+    pub mod case;
+    pub mod cases;
+    pub mod kernel;
+    pub mod pair;
+    pub mod sim_body;
+    pub mod world;
+}
+
+use anyhow::Result;
+use forwarder_kit::Netns;
+use golden::body::run;
+use golden::kernel::{KernelBody, furnish};
+use golden::pair::Pair;
+use golden::sim_body::SimBody;
+
+#[test]
+fn golden_sim() {
+    let mut body = SimBody::default();
+    let cases = golden::cases::all();
+    let failed = cases.iter().filter_map(|case| {
+        let error = run(case, &mut body).err()?;
+        Some(format!("{}:\n  {error}", case.sentence))
+    });
+    none(failed.collect());
+}
+
+#[test]
+fn golden_kernel() -> Result<()> {
+    let netns = Netns::new("golden")?;
+    furnish(&netns)?;
+    let failed = netns.enter(|| {
+        let mut body = Pair::new(SimBody::default(), KernelBody::new(&netns)?);
+        let mut failed = Vec::new();
+        for case in golden::cases::all() {
+            let error = run(&case, &mut body).err();
+            let wrong: Vec<_> = error.into_iter().chain(body.take_differences()).collect();
+            if !wrong.is_empty() {
+                failed.push(format!("{}:\n  {}", case.sentence, wrong.join("\n  ")));
+            }
+        }
+        Ok(failed)
+    })?;
+    none(failed);
+    Ok(())
+}
+
+fn none(failed: Vec<String>) {
+    assert!(failed.is_empty(), "{} cases failed:\n{}", failed.len(), failed.join("\n"));
+}

@@ -1,0 +1,35 @@
+//! The table of golden cases, by subject.
+
+mod answers;
+mod arm;
+mod errors;
+mod flows;
+mod fragments;
+mod host;
+mod ipv6;
+mod nat;
+mod protocols;
+mod routes;
+mod tcp;
+
+use crate::golden::case::Case;
+
+/// All of them.
+pub fn all() -> Vec<Case> {
+    [
+        nat::cases(),
+        protocols::cases(),
+        tcp::cases(),
+        arm::cases(),
+        ipv6::cases(),
+        fragments::cases(),
+        errors::cases(),
+        answers::cases(),
+        routes::cases(),
+        flows::cases(),
+        host::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

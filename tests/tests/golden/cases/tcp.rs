@@ -1,0 +1,97 @@
+//! The life of a TCP connection, seen from its middle.
+
+use crate::golden::case::{Case, case, out};
+use crate::golden::world::{CLIENT, IN, OUT, PUBLIC, SERVER, World, arriving, leaving};
+use forwarder_ebpf::verdict::Drop;
+use forwarder_kit::packet::flag::{ACK, FIN, PSH, RST, SYN};
+
+/// One segment of the connection, with its way through.
+trait Dialogue {
+    /// From the client.
+    fn says(self, flags: u8) -> Self;
+    /// From the server.
+    fn hears(self, flags: u8) -> Self;
+}
+
+impl Dialogue for Case {
+    fn says(self, flags: u8) -> Self {
+        let out = out().tcp(4000, 80, flags, 1).payload_of(3);
+        self.forwards(IN, out, OUT, leaving(OUT, PUBLIC, SERVER).tcp(4000, 80, flags, 1).payload_of(3))
+    }
+
+    fn hears(self, flags: u8) -> Self {
+        let back = arriving(OUT, SERVER, PUBLIC).tcp(80, 4000, flags, 1).payload_of(3);
+        self.forwards(OUT, back, IN, leaving(IN, SERVER, CLIENT).tcp(80, 4000, flags, 1).payload_of(3))
+    }
+}
+
+macro_rules! left {
+    ($state:literal) => {
+        &[concat!("tcp 10.0.1.10:4000 > 203.0.113.10:80 as 198.51.100.1:4000, ", $state)]
+    };
+}
+
+pub fn cases() -> Vec<Case> {
+    let handshake = |sentence| case(sentence).says(SYN).hears(SYN | ACK).says(ACK);
+    let mut cases = vec![
+        case("SYN and SYN-ACK alone are an opening").says(SYN).hears(SYN | ACK).leaves(left!("opening, 1+1")),
+        handshake("three segments are a handshake, and data follows")
+            .says(PSH | ACK)
+            .hears(ACK)
+            .leaves(left!("established, 3+2")),
+        case("a SYN that is sent again changes nothing").says(SYN).says(SYN).leaves(left!("unreplied, 2+0")),
+        case("an ACK before any answer proves nothing").says(SYN).says(ACK).leaves(left!("unreplied, 2+0")),
+        case("a SYN from both is an answer").says(SYN).hears(SYN).says(ACK).leaves(left!("established, 2+1")),
+        handshake("one FIN closes half").says(FIN | ACK).hears(ACK).leaves(left!("half-closed, 3+2")),
+        handshake("a FIN from each closes, and the last ACK passes")
+            .says(FIN | ACK)
+            .hears(FIN | ACK)
+            .says(ACK)
+            .leaves(left!("closing, 4+2")),
+        handshake("a RST closes").hears(RST).leaves(left!("closing, 2+2")),
+        handshake("a SYN opens a closed connection again")
+            .hears(FIN | ACK)
+            .says(FIN | ACK)
+            .says(SYN)
+            .leaves(left!("unreplied, 4+2")),
+        handshake("a connection that was opened again is a whole one")
+            .says(RST)
+            .says(SYN)
+            .hears(SYN | ACK)
+            .says(ACK)
+            .leaves(left!("established, 5+2")),
+        handshake("a SYN in the middle of an open connection changes nothing")
+            .says(SYN)
+            .leaves(left!("established, 3+1")),
+    ];
+    cases.extend(beginnings());
+    cases
+}
+
+fn beginnings() -> [Case; 4] {
+    let loose = World::default().with(|control| control.loose_tcp = 1);
+    [
+        case("nothing but a SYN begins a connection")
+            .drops(IN, out().tcp(4000, 80, ACK, 1), Drop::NoFlow)
+            .drops(IN, out().tcp(4000, 80, SYN | ACK, 1), Drop::NoFlow)
+            .drops(IN, out().tcp(4000, 80, RST, 1), Drop::NoFlow)
+            .drops(IN, out().tcp(4000, 80, FIN | ACK, 1), Drop::NoFlow)
+            .drops(IN, out().tcp(4000, 80, SYN | FIN, 1), Drop::NoFlow)
+            .drops(IN, out().tcp(4000, 80, 0, 1), Drop::NoFlow),
+        case("what is under way may be picked up, if that is wanted")
+            .world(loose.clone())
+            .says(PSH | ACK)
+            .leaves(left!("unreplied loose, 1+0")),
+        case("what was picked up is established by the answer")
+            .world(loose.clone())
+            .says(ACK)
+            .hears(ACK)
+            .says(ACK)
+            .leaves(left!("established loose, 2+1")),
+        case("only an ACK is picked up").world(loose).drops(IN, out().tcp(4000, 80, RST, 1), Drop::NoFlow).drops(
+            IN,
+            out().tcp(4000, 80, FIN | ACK, 1),
+            Drop::NoFlow,
+        ),
+    ]
+}

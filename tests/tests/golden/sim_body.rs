@@ -1,0 +1,70 @@
+//! The sim as a body.
+
+use crate::golden::body::{Body, Flows, Sent};
+use crate::golden::case::Change;
+use crate::golden::world::{World, set_route};
+use forwarder_ebpf::abi::{Counter, FlowKey, Ticks, status};
+use forwarder_ebpf::sim::Sim;
+use std::hash::Hash;
+
+/// The sim, and its clock.
+pub struct SimBody {
+    pub sim: Sim,
+    pub now: Ticks,
+}
+
+impl Default for SimBody {
+    fn default() -> Self {
+        Self { sim: Sim::new(), now: 1 }
+    }
+}
+
+impl Body for SimBody {
+    fn reset(&mut self, world: &World) {
+        self.sim = world.sim();
+    }
+
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::Control(control) => self.sim.set_control(*control),
+            Change::Route(prefix, way) => set_route(&mut self.sim, prefix, Some(way.route())),
+            Change::Forwarding(ifindex, forwards) => self.sim.set_forwarding(*ifindex, *forwards),
+            Change::ForgetResponders => {
+                forget(&self.sim.flows4);
+                forget(&self.sim.flows6);
+            }
+        }
+    }
+
+    fn wait(&mut self, ticks: Ticks) {
+        self.now += ticks;
+    }
+
+    fn send(&mut self, ingress: u32, frame: &[u8]) -> Sent {
+        let outcome = self.sim.process(frame, ingress, self.now);
+        Sent { action: outcome.verdict.into(), frame: outcome.frame }
+    }
+
+    fn counters(&self) -> Vec<Counter> {
+        self.sim.counters()
+    }
+
+    fn flows(&self) -> Flows {
+        Flows {
+            v4: self.sim.flows4.all().into_iter().map(|(key, entry)| (key, (*entry).clone())).collect(),
+            v6: self.sim.flows6.all().into_iter().map(|(key, entry)| (key, (*entry).clone())).collect(),
+        }
+    }
+
+    fn take_held(&mut self) -> Vec<(u32, u32, Vec<u8>)> {
+        self.sim.take_held().into_iter().map(|held| (held.ingress, held.egress, held.frame)).collect()
+    }
+}
+
+fn forget<K: FlowKey + Eq + Hash + Ord>(flows: &forwarder_ebpf::sim::Flows<K>) {
+    for (key, entry) in flows.all() {
+        if entry.status.load() & status::ORIGINATOR == 0 {
+            flows.remove(&key);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The network changes under a running stream: routes, neighbours, links, queues. Connections stay, packets go on.
+
+use anyhow::{Context, Result, ensure};
+use forwarder_kit::run::wait_until;
+use forwarder_kit::topology::{Options, Shape, Topology, link};
+use forwarder_kit::{Appliance, Netns, serve};
+use forwarder_tests::{EchoConnection, Family, Lab, SMALL_TABLE, in_both_shapes};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+in_both_shapes! {
+    a_router_changes_its_mac_in_mid_stream
+    two_queues_carry_parallel_streams
+}
+
+/// The next hop's MAC changes and it says so, as a router that fails over does.
+fn a_router_changes_its_mac_in_mid_stream(shape: Shape) -> Result<()> {
+    let lab = Lab::of(shape)?;
+    let _server = serve::tcp_echo(&lab.net.server, &[7], 4)?;
+    lab.net.world.set_sysctls(&[("net.ipv4.conf.app.arp_notify", "1"), ("net.ipv6.conf.app.ndisc_notify", "1")])?;
+    let mut streams = open_both(&lab)?;
+    keep_alive(&mut streams, Duration::from_millis(1200))?;
+    for number in 1..=3 {
+        lab.net.world.ip(&format!("link set app address 02:00:00:00:0e:{number:02x}"))?;
+        // The router's address moves at once, its neighbours learn it from its word. IPv6's is heard in the next second.
+        keep_alive(&mut streams, Duration::from_millis(1500)).with_context(|| format!("after change {number}"))?;
+    }
+    let mut later = open_both(&lab)?;
+    keep_alive(&mut later, Duration::from_millis(100))
+}
+
+/// A second way out appears, the route moves to it and back; the connection keeps its public address throughout.
+#[test]
+fn a_route_moves_in_mid_stream() -> Result<()> {
+    let net = Topology::two_armed()?;
+    link((&net.appliance, "outside2"), (&net.world, "app2"), 1500, 1)?;
+    for (netns, end, name) in [(&net.appliance, 10, "outside2"), (&net.world, 1, "app2")] {
+        netns.ip(&format!("address add 198.51.101.{end}/24 dev {name}"))?;
+        netns.ip(&format!("address add 2001:db8:4::{end}/64 nodad dev {name}"))?;
+    }
+    let more = format!("[[interface]]\nname = \"outside2\"\nrole = \"outside\"\n{SMALL_TABLE}");
+    let lab = Lab { appliance: Appliance::start(&net, &more)?, net };
+    let server = serve::tcp_echo(&lab.net.server, &[7], 4)?;
+    let mut streams = open_both(&lab)?;
+    keep_alive(&mut streams, Duration::from_millis(300))?;
+    let (world, appliance) = (&lab.net.world, &lab.net.appliance);
+    let before = received(world, "app2")?;
+    appliance.ip("route add 203.0.113.0/24 via 198.51.101.1")?;
+    appliance.ip("-6 route add 2001:db8:3::/64 via 2001:db8:4::1")?;
+    keep_alive(&mut streams, Duration::from_millis(1000)).context("after the route moved")?;
+    let moved = received(world, "app2")?;
+    ensure!(moved > before + 100, "the new way carried {} packets", moved - before);
+    appliance.ip("route del 203.0.113.0/24")?;
+    appliance.ip("-6 route del 2001:db8:3::/64")?;
+    keep_alive(&mut streams, Duration::from_millis(1000)).context("after the route moved back")?;
+    let kept = received(world, "app2")?;
+    keep_alive(&mut streams, Duration::from_millis(200))?;
+    ensure!(received(world, "app2")? <= kept + 4, "packets still take the removed route");
+    ensure!(server.requests() == 2, "a connection was opened anew: {:?}", server.peers());
+    Ok(())
+}
+
+/// An unreachable route answers at once instead of leaving the client to wait, and its removal heals the flow.
+#[test]
+fn an_unreachable_route_is_answered() -> Result<()> {
+    let lab = Lab::of(Shape::TwoArmed)?;
+    for (family, net) in [(Family::V4, "198.18.0.0/15"), (Family::V6, "2001:db8:99::/48")] {
+        let version = if family == Family::V4 { "-4" } else { "-6" };
+        lab.net.appliance.ip(&format!("{version} route add unreachable {net}"))?;
+        let target = if family == Family::V4 { "198.18.0.1" } else { "2001:db8:99::1" };
+        wait_until("an unreachable answer", Duration::from_secs(3), || {
+            let mut ping = lab.client().command("ping");
+            let output = ping.args(["-c", "1", "-W", "1", target]).output().context("cannot start ping")?;
+            let said = String::from_utf8_lossy(&output.stdout).to_lowercase();
+            Ok(said.contains("unreachable"))
+        })
+        .with_context(|| format!("{family:?}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_comes_back_is_served_again() -> Result<()> {
+    let lab = Lab::new(Options { clients: 2, ..Options::default() })?;
+    let _server = serve::http(&lab.net.server, 8080)?;
+    let fetch = |client: &Netns| {
+        let url = format!("http://{}/10", lab.authority(Family::V4, 8080));
+        client.run("curl", &format!("-sS -m 2 -o /dev/null {url}")).map(drop)
+    };
+    fetch(&lab.net.clients[0])?;
+    for round in 0..2 {
+        lab.net.cut_client(0)?;
+        fetch(&lab.net.clients[1]).context("the other client must not notice")?;
+        lab.net.mend_client(0)?;
+        wait_until("the client to be served again", Duration::from_secs(8), || Ok(fetch(&lab.net.clients[0]).is_ok()))
+            .with_context(|| format!("round {round}, log:\n{}", lab.appliance.log()))?;
+        fetch(&lab.net.clients[1])?;
+    }
+    Ok(())
+}
+
+fn two_queues_carry_parallel_streams(shape: Shape) -> Result<()> {
+    let lab = Lab::new(Options { shape, queues: 2, clients: 2, ..Options::default() })?;
+    let server = serve::tcp_echo(&lab.net.server, &[7], 16)?;
+    let mut streams = Vec::new();
+    for family in Family::BOTH {
+        for client in &lab.net.clients {
+            for _ in 0..4 {
+                streams.push(EchoConnection::open(client, SocketAddr::new(lab.server(family), 7))?);
+            }
+        }
+    }
+    keep_alive(&mut streams, Duration::from_millis(1000))?;
+    ensure!(server.requests() == streams.len() as u64, "{} connections", server.requests());
+    Ok(())
+}
+
+fn open_both(lab: &Lab) -> Result<Vec<EchoConnection>> {
+    let open = |family| EchoConnection::open(lab.client(), SocketAddr::new(lab.server(family), 7));
+    Family::BOTH.into_iter().map(open).collect()
+}
+
+/// Numbers there and back on all streams in turn, for a while.
+fn keep_alive(streams: &mut [EchoConnection], long: Duration) -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < long {
+        for stream in streams.iter_mut() {
+            stream.ping()?;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// Packets that an interface has received.
+fn received(netns: &Netns, interface: &str) -> Result<u64> {
+    let said = netns.ip(&format!("-s -j link show dev {interface}"))?;
+    let json: serde_json::Value = serde_json::from_str(&said).context("ip printed no JSON")?;
+    let packets = json.pointer("/0/stats64/rx/packets").and_then(serde_json::Value::as_u64);
+    packets.with_context(|| format!("no packets in {said}"))
+}

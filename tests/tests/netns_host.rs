@@ -1,0 +1,186 @@
+//! The host that the forwarder runs on: its own traffic, what it gets back when the forwarder ends, and what survives
+//! when the forwarder is killed.
+
+use anyhow::{Context, Result, ensure};
+use forwarder_kit::run::wait_until;
+use forwarder_kit::topology::{Options, Shape, Topology};
+use forwarder_kit::{Appliance, Netns, serve};
+use forwarder_tests::{EchoConnection, Family, Lab, SMALL_TABLE, in_both_shapes};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+in_both_shapes! {
+    the_hosts_own_connections_are_untouched
+    sigterm_leaves_the_host_as_it_was
+    kill_9_keeps_forwarding_and_a_restart_adopts
+}
+
+/// As ssh to the appliance from both sides, and as its own package manager.
+fn the_hosts_own_connections_are_untouched(shape: Shape) -> Result<()> {
+    let lab = Lab::of(shape)?;
+    let own = serve::http(&lab.net.appliance, 2222)?;
+    let server = serve::http(&lab.net.server, 8080)?;
+    let _echo = serve::tcp_echo(&lab.net.server, &[7], 4)?;
+    // A client's connection through it at the same time, so that there is a flow table to be confused with.
+    let mut stream = EchoConnection::open(lab.client(), SocketAddr::new(lab.server(Family::V4), 7))?;
+    stream.ping()?;
+    let outside: [IpAddr; 2] = [lab.net.public_v4(0).into(), lab.net.public_v6().into()];
+    let mut ends: Vec<(&Netns, IpAddr)> = outside.iter().map(|address| (&lab.net.server, *address)).collect();
+    if shape == Shape::TwoArmed {
+        ends.push((lab.client(), "10.0.1.1".parse()?));
+        ends.push((lab.client(), "2001:db8:1::1".parse()?));
+    }
+    ends.extend(outside.iter().map(|address| (lab.client(), *address)));
+    for (from, address) in ends {
+        let url = format!("http://{}/200000", SocketAddr::new(address, 2222));
+        let got = from.run("curl", &format!("-sS -m 5 -o /dev/null -w %{{size_download}} {url}"))?;
+        ensure!(got == "200000", "{} to {address}: got {got} bytes", from.name());
+        from.run("ping", &format!("-c 3 -i 0.05 -W 2 -q {address}"))?;
+    }
+    for family in Family::BOTH {
+        let url = format!("http://{}/200000", lab.authority(family, 8080));
+        lab.net.appliance.run("curl", &format!("-sS -m 5 -o /dev/null {url}"))?;
+        lab.net.appliance.run("ping", &format!("-c 3 -i 0.05 -W 2 -q {}", lab.server(family)))?;
+    }
+    stream.ping()?;
+    ensure!(server.addresses().iter().all(|peer| outside.contains(peer)), "the server saw {:?}", server.addresses());
+    ensure!(own.requests() >= 4, "the own server had {} requests", own.requests());
+    Ok(())
+}
+
+/// A client's source port that the host listens on is not kept: the host's socket keeps its peers.
+#[test]
+fn nat_takes_no_port_that_the_host_uses() -> Result<()> {
+    let net = Topology::two_armed()?;
+    let own = serve::udp_echo(&net.appliance, &[40_000])?;
+    let appliance = Appliance::start(&net, SMALL_TABLE)?;
+    let lab = Lab { appliance, net };
+    let server = serve::udp_echo(&lab.net.server, &[9000])?;
+    let ask = |from: &Netns, to: SocketAddr| {
+        from.enter(|| {
+            let socket = UdpSocket::bind("0.0.0.0:40000")?;
+            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+            socket.send_to(b"?", to)?;
+            let mut answer = [0; 8];
+            socket.recv_from(&mut answer).context("no answer")?;
+            Ok(())
+        })
+    };
+    ask(lab.client(), SocketAddr::new(lab.server(Family::V4), 9000))
+        .or_else(|_| ask(lab.client(), SocketAddr::new(lab.server(Family::V4), 9000)).context("client to server"))?;
+    ensure!(
+        server.peers().iter().all(|peer| peer.port() != 40_000),
+        "a listening port was taken: {:?}",
+        server.peers()
+    );
+    ask(&lab.net.server, SocketAddr::new(lab.net.public_v4(0).into(), 40_000))
+        .context("server to the host's own port")?;
+    ensure!(own.requests() == 1, "the host's own server had {} requests", own.requests());
+    Ok(())
+}
+
+fn sigterm_leaves_the_host_as_it_was(shape: Shape) -> Result<()> {
+    let net = Topology::new(Options { shape, ..Options::default() })?;
+    let before = stable_sysctls(&net.appliance)?;
+    let mut lab = Lab { appliance: Appliance::start(&net, SMALL_TABLE)?, net };
+    let _server = serve::http(&lab.net.server, 8080)?;
+    fetch(&lab, Family::V4)?;
+    let attached = lab.net.appliance.ip("-d link show")?;
+    ensure!(attached.contains("xdp"), "nothing was attached: {attached}");
+    lab.appliance.stop()?;
+    let after = stable_sysctls(&lab.net.appliance)?;
+    let changed: Vec<_> = before.iter().zip(&after).filter(|(before, after)| before != after).collect();
+    ensure!(before.len() == after.len() && changed.is_empty(), "sysctls before and after: {changed:?}");
+    let links = lab.net.appliance.ip("-d link show")?;
+    ensure!(!links.contains("xdp"), "a program is left: {links}");
+    ensure!(!lab.appliance.pins().exists(), "pins are left in {}", lab.appliance.pins().display());
+    ensure!(!lab.appliance.state().exists(), "state is left in {}", lab.appliance.state().display());
+    ensure!(fetch(&lab, Family::V4).is_err(), "somebody still forwards");
+    lab.appliance.start_again().context("it has to start again")?;
+    fetch(&lab, Family::V4)
+}
+
+fn kill_9_keeps_forwarding_and_a_restart_adopts(shape: Shape) -> Result<()> {
+    let mut lab = Lab::of(shape)?;
+    let server = serve::tcp_echo(&lab.net.server, &[7], 8)?;
+    let open = |lab: &Lab, family| EchoConnection::open(lab.client(), SocketAddr::new(lab.server(family), 7));
+    let mut streams = Vec::new();
+    for family in Family::BOTH {
+        streams.push(open(&lab, family)?);
+    }
+    ping_all(&mut streams, 20)?;
+    lab.appliance.kill9()?;
+    ping_all(&mut streams, 50).context("after kill -9")?;
+    for family in Family::BOTH {
+        streams.push(open(&lab, family).context("a new connection after kill -9")?);
+    }
+    ping_all(&mut streams, 20)?;
+    lab.appliance.start_again().context("the restart")?;
+    ping_all(&mut streams, 50).context("after the restart")?;
+    let flows = lab.appliance.flows()?;
+    ensure!(flows.iter().filter(|flow| flow.protocol == 6).count() == 4, "adopted flows: {flows:?}");
+    ensure!(server.requests() == 4, "connections were opened anew: {:?}", server.peers());
+    lab.appliance.stop()?;
+    let links = lab.net.appliance.ip("-d link show")?;
+    ensure!(!links.contains("xdp") && !lab.appliance.pins().exists(), "left after the restart's end: {links}");
+    Ok(())
+}
+
+#[test]
+fn two_instances_refuse_each_other() -> Result<()> {
+    let lab = Lab::of(Shape::TwoArmed)?;
+    let _server = serve::http(&lab.net.server, 8080)?;
+    let mut second = Appliance::prepare(&lab.net.appliance, &lab.net.config())?;
+    let output = second.run_to_end()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1), "ended with {}: {said}", output.status);
+    ensure!(said.contains("run"), "does not say that another one runs: {said}");
+    fetch(&lab, Family::V4).context("the first must not suffer")
+}
+
+/// Without a config it finds out itself who is inside and who is outside.
+#[test]
+fn no_config_serves_what_the_default_route_says() -> Result<()> {
+    for shape in [Shape::TwoArmed, Shape::OneArmed] {
+        let net = Topology::new(Options { shape, ..Options::default() })?;
+        let lab = Lab { appliance: Appliance::start_in(&net.appliance, SMALL_TABLE)?, net };
+        let server = serve::http(&lab.net.server, 8080)?;
+        fetch(&lab, Family::V4)?;
+        let seen = server.addresses();
+        ensure!(seen.iter().all(|peer| *peer == lab.seen(Family::V4)), "the server saw {seen:?}");
+    }
+    Ok(())
+}
+
+/// One interface is missing: a word about it, the others are served, and it is when it comes.
+#[test]
+fn a_missing_interface_does_not_stop_the_others() -> Result<()> {
+    let net = Topology::two_armed()?;
+    let more = format!("[[interface]]\nname = \"later0\"\nrole = \"inside\"\n{SMALL_TABLE}");
+    let lab = Lab { appliance: Appliance::start(&net, &more)?, net };
+    let _server = serve::http(&lab.net.server, 8080)?;
+    fetch(&lab, Family::V4)?;
+    wait_until("a word about later0", Duration::from_secs(3), || Ok(lab.appliance.log().contains("later0")))
+}
+
+fn fetch(lab: &Lab, family: Family) -> Result<()> {
+    let url = format!("http://{}/1000", lab.authority(family, 8080));
+    lab.client().run("curl", &format!("-sS -m 3 -o /dev/null {url}")).map(drop)
+}
+
+fn ping_all(streams: &mut [EchoConnection], rounds: u32) -> Result<()> {
+    for _ in 0..rounds {
+        for stream in streams.iter_mut() {
+            stream.ping()?;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// Without the ones that count or that the kernel rewrites by itself.
+fn stable_sysctls(netns: &Netns) -> Result<Vec<(String, String)>> {
+    let moving = ["nf_conntrack_count", "stable_secret", "/route/flush", "rds_tcp", "fib_sync_mem"];
+    let all = netns.sysctls()?;
+    Ok(all.into_iter().filter(|(path, _)| !moving.iter().any(|name| path.contains(name))).collect())
+}

@@ -1,0 +1,82 @@
+//! When ports or table entries run out: new flows are refused by name and told so, what is established goes on.
+
+use anyhow::{Context, Result, ensure};
+use forwarder_kit::serve;
+use forwarder_kit::topology::Options;
+use forwarder_tests::{EchoConnection, Family, Lab, SMALL_TABLE};
+use nix::libc::EHOSTUNREACH;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+/// What became of one datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Answered,
+    /// ICMP said that it is prohibited (type 3 code 13), which Linux reports as "no route to host".
+    Refused,
+    Silent,
+}
+
+#[test]
+fn ports_that_run_out_are_refused_per_remote() -> Result<()> {
+    const PORTS: usize = 8;
+    let config = format!("[nat]\nports = \"50000-50007\"\n{SMALL_TABLE}");
+    let lab = Lab::with_config(Options::default(), &config)?;
+    let server = serve::udp_echo(&lab.net.server, &[9001, 9002])?;
+    lab.client().run("ping", "-c 3 -i 0.2 -W 2 -q 203.0.113.10")?;
+    for port in [9001, 9002] {
+        let fates = ask_from(&lab, port, 2000..2024)?;
+        let count = |fate| fates.iter().filter(|other| **other == fate).count();
+        let (answered, refused) = (count(Fate::Answered), count(Fate::Refused));
+        // Which ports are tried is random and bounded: the last free one may be missed.
+        ensure!((PORTS / 2..=PORTS).contains(&answered), "{answered} answered with {PORTS} ports: {fates:?}");
+        ensure!(refused > 0, "nobody was told: {fates:?}");
+    }
+    ensure!(server.peers().iter().all(|peer| (50_000..=50_007).contains(&peer.port())), "{:?}", server.peers());
+    let drops = lab.appliance.status()?.drops()?;
+    ensure!(drops.get("nat_exhausted").is_some_and(|count| *count > 0), "{drops:?}");
+    Ok(())
+}
+
+#[test]
+fn a_full_table_refuses_new_flows_and_keeps_the_old() -> Result<()> {
+    let lab = Lab::with_config(Options::default(), "[flows]\nmax = \"1k\"\n")?;
+    let _tcp = serve::tcp_echo(&lab.net.server, &[7], 2)?;
+    let _udp = serve::udp_echo(&lab.net.server, &[9001])?;
+    let mut stream = EchoConnection::open(lab.client(), SocketAddr::new(lab.server(Family::V4), 7))?;
+    stream.ping()?;
+    let fates = ask_from(&lab, 9001, 2000..4400)?;
+    let answered = fates.iter().filter(|fate| **fate == Fate::Answered).count();
+    ensure!((400..=2200).contains(&answered), "{answered} of {} found room in a table of 1,024", fates.len());
+    let drops = lab.appliance.status()?.drops()?;
+    ensure!(drops.get("table_full").is_some_and(|count| *count > 0), "{drops:?}");
+    for _ in 0..100 {
+        stream.ping().context("the established connection was a victim")?;
+    }
+    Ok(())
+}
+
+/// One datagram from each of these ports, one after the other.
+fn ask_from(lab: &Lab, port: u16, from: std::ops::Range<u16>) -> Result<Vec<Fate>> {
+    let to = SocketAddr::new(lab.server(Family::V4), port);
+    lab.client().enter(|| {
+        let mut silent = 0;
+        from.map(|own| {
+            let socket = UdpSocket::bind(("0.0.0.0", own))?;
+            socket.connect(to)?;
+            // The rate of refusals is bounded, so silence is common when many are refused; do not wait long for it.
+            let patience = if silent > 3 { 5 } else { 200 };
+            socket.set_read_timeout(Some(Duration::from_millis(patience)))?;
+            socket.send(b"room?")?;
+            Ok(match socket.recv(&mut [0; 16]) {
+                Ok(_) => Fate::Answered,
+                Err(error) if error.raw_os_error() == Some(EHOSTUNREACH) => Fate::Refused,
+                Err(_) => {
+                    silent += 1;
+                    Fate::Silent
+                }
+            })
+        })
+        .collect()
+    })
+}

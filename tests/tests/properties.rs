@@ -1,0 +1,183 @@
+//! What has to hold for any packets, not only for those that somebody thought of. On the sim; `golden` shows that the
+//! kernel's programs do the same.
+//!
+//! More cases than the default: `PROPTEST_CASES=100000 cargo test -p forwarder-tests --release --test properties`.
+
+#[allow(dead_code, reason = "shared with the golden cases, which use more of it")]
+mod golden {
+    pub mod body;
+    pub mod case;
+    pub mod laws;
+    pub mod script;
+    pub mod sim_body;
+    pub mod world;
+}
+
+use forwarder_ebpf::conntrack::State;
+use forwarder_ebpf::sim::Sim;
+use forwarder_ebpf::verdict::Verdict;
+use forwarder_kit::Packet;
+use forwarder_kit::packet::{Summary, flag, verify_checksums};
+use golden::body::{Body, Flows};
+use golden::sim_body::SimBody;
+use golden::world::{CLIENT, IN, OUT, PUBLIC, SECOND, SERVER, World, arriving};
+use proptest::prelude::*;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// Ports, payload, IP options, padding; and the protocol in words.
+#[derive(Clone, Debug)]
+struct Shape {
+    kind: Kind,
+    ports: (u16, u16),
+    payload: Vec<u8>,
+    options: usize,
+    trailing: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Udp,
+    UdpWithoutChecksum,
+    Tcp,
+    Echo,
+    Esp,
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    use Kind::{Echo, Esp, Tcp, Udp, UdpWithoutChecksum};
+    let kind = prop::sample::select(vec![Udp, UdpWithoutChecksum, Tcp, Echo, Esp]);
+    let payload = prop::collection::vec(any::<u8>(), 0..300);
+    (kind, any::<(u16, u16)>(), payload, 0..4usize, 0..20usize)
+        .prop_map(|(kind, ports, payload, options, trailing)| Shape { kind, ports, payload, options, trailing })
+}
+
+impl Shape {
+    /// As the client sends it, or (turned round) as the server answers to `ports`.
+    fn packet(&self, base: Packet, (source, destination): (u16, u16), answer: bool) -> Packet {
+        let base = base.options(&[1; 12][..self.options * 4]);
+        let packet = match self.kind {
+            Kind::Udp => base.udp(source, destination),
+            Kind::UdpWithoutChecksum => base.udp(source, destination).without_checksum(),
+            Kind::Tcp => base.tcp(source, destination, if answer { flag::SYN | flag::ACK } else { flag::SYN }, 7),
+            Kind::Echo if answer => base.echo_reply(destination, 7),
+            Kind::Echo => base.echo_request(source, 7),
+            Kind::Esp => base.protocol(50),
+        };
+        packet.payload(&self.payload).trailing(self.trailing)
+    }
+}
+
+proptest! {
+    /// No bytes panic, loop, lose a count, break a pair or spoil a checksum.
+    #[test]
+    fn the_laws_hold_for_any_script(script in prop::collection::vec(any::<u8>(), 0..600)) {
+        golden::laws::hold(&script).map_err(TestCaseError::fail)?;
+    }
+
+    /// Bytes alone, with nothing sensible about them.
+    #[test]
+    fn noise_ends_somehow(frame in prop::collection::vec(any::<u8>(), 0..200), ours in any::<bool>(), v6 in any::<bool>()) {
+        let sim = World::default().sim();
+        let mut frame = frame;
+        let ether_type = if v6 { [0x86, 0xdd] } else { [8, 0] };
+        let header = [&golden::world::Port::of(IN).mac(1)[..], &[2; 6], &ether_type].concat();
+        if ours && frame.len() >= header.len() {
+            frame[..14].copy_from_slice(&header);
+        }
+        prop_assert!(!matches!(sim.process(&frame, IN, 1).verdict, Verdict::Next(_)));
+    }
+
+    /// What goes out translated and comes back, is what the client has sent and what it expects, to the byte.
+    #[test]
+    fn out_and_back_restores_the_packet(shape in shape()) {
+        let sim = World::default().sim();
+        let sent = shape.packet(arriving(IN, CLIENT, SERVER), shape.ports, false).build();
+        let out = sim.process(&sent, IN, 1);
+        prop_assert_eq!(out.verdict, Verdict::Forward(1));
+        verify_checksums(&out.frame).map_err(TestCaseError::fail)?;
+
+        let public = outside_port(&shape, &out.frame);
+        let expected = Packet::between(PUBLIC, SERVER).ttl(63);
+        let expected = shape.packet(expected, (public, shape.ports.1), false).build();
+        prop_assert_eq!(&out.frame[14..], &expected[14..]);
+
+        let answer = shape.packet(arriving(OUT, SERVER, PUBLIC), (shape.ports.1, public), true);
+        let back = sim.process(&answer.build(), OUT, 2);
+        prop_assert_eq!(back.verdict, Verdict::Forward(0));
+        let expected = Packet::between(SERVER, CLIENT).ttl(63);
+        let expected = shape.packet(expected, (shape.ports.1, shape.ports.0), true).build();
+        prop_assert_eq!(&back.frame[14..], &expected[14..]);
+    }
+
+    /// Two hosts, any ports: from outside their flows are two, whoever is on another CPU at the same moment.
+    #[test]
+    fn two_flows_never_share_an_outside(one in shape(), other in shape(), same in any::<bool>(), seed in any::<u32>()) {
+        let other = if same { Shape { ports: one.ports, kind: one.kind, ..other } } else { other };
+        let sim = World::default().ports(4000, 4003).sim().seed(seed);
+        let first = one.packet(arriving(IN, CLIENT, SERVER), one.ports, false).build();
+        let second = other.packet(arriving(IN, SECOND, SERVER), other.ports, false).build();
+        sim.race(move |sim| drop(sim.process(&second, IN, 1)));
+        sim.process(&first, IN, 1);
+        outside_is_distinct(&sim)?;
+    }
+
+    /// Two CPUs make the same flow at the same moment: it exists once, whole, and both packets leave alike.
+    #[test]
+    fn a_flow_that_two_cpus_make_is_one(shape in shape(), seed in any::<u32>()) {
+        let sim = World::default().ports(4000, 4003).sim().seed(seed);
+        let frame = shape.packet(arriving(IN, CLIENT, SERVER), shape.ports, false).build();
+        let twin = frame.clone();
+        let raced = Rc::new(RefCell::new(None));
+        let other = Rc::clone(&raced);
+        sim.race(move |sim| drop(other.replace(Some(sim.process(&twin, IN, 1)))));
+        let mine = sim.process(&frame, IN, 1);
+        prop_assert_eq!(Some(mine), raced.take());
+        outside_is_distinct(&sim)?;
+        prop_assert_eq!(sim.flows4.all().len(), 2);
+    }
+
+    /// Whatever both ends send, in whatever order, both entries say the same.
+    #[test]
+    fn segments_in_any_order_leave_a_consistent_pair(
+        segments in prop::collection::vec((any::<bool>(), 0..32u8), 1..40),
+        loose in any::<bool>(),
+    ) {
+        let mut body = SimBody::default();
+        body.reset(&World::default().with(|control| control.loose_tcp = u8::from(loose)));
+        let mut states = vec![];
+        for (outward, flags) in segments {
+            let packet = if outward { arriving(IN, CLIENT, SERVER) } else { arriving(OUT, SERVER, PUBLIC) };
+            let (source, destination) = if outward { (4000, 80) } else { (80, 4000) };
+            let ingress = if outward { IN } else { OUT };
+            body.send(ingress, &packet.tcp(source, destination, flags, 1).build());
+            let flows = body.flows();
+            flows.check_pairs().map_err(TestCaseError::fail)?;
+            prop_assert!(flows.v4.len() % 2 == 0 && flows.v4.len() <= 2);
+            let state = flows.v4.first().map(|(_, entry)| State::of(6, entry.status.load()));
+            let reopened = state < states.last().copied().flatten() && flags & 0x16 == flag::SYN;
+            prop_assert!(state >= states.last().copied().flatten() || reopened, "{states:?} then {state:?}");
+            states.push(state);
+        }
+    }
+}
+
+/// The port, or identifier, that the translated packet leaves with.
+fn outside_port(shape: &Shape, frame: &[u8]) -> u16 {
+    let seen = Summary::of(frame).expect("an IP packet");
+    match (seen.ports, seen.icmp) {
+        (Some((source, _)), _) => source,
+        (_, Some((_, _, rest))) => (rest >> 16) as u16,
+        _ => shape.ports.0,
+    }
+}
+
+fn outside_is_distinct(sim: &Sim) -> Result<(), TestCaseError> {
+    let copied = |(key, entry): (_, Rc<forwarder_ebpf::abi::FlowEntry>)| (key, (*entry).clone());
+    let flows = Flows { v4: sim.flows4.all().into_iter().map(copied).collect(), v6: Vec::new() };
+    flows.check_pairs().map_err(TestCaseError::fail)?;
+    golden::laws::distinct_outside(&flows).map_err(TestCaseError::fail)?;
+    let lost = flows.lines().into_iter().find(|line| line.contains("lost"));
+    prop_assert!(lost.is_none(), "{lost:?}");
+    Ok(())
+}
