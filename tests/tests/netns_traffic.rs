@@ -85,9 +85,9 @@ fn iperf3_tcp_both_directions(shape: Shape) -> Result<()> {
             let report = iperf3(&lab, family, how)?;
             let number =
                 |path: &str| report.pointer(path).and_then(Value::as_f64).with_context(|| format!("no {path}"));
-            let (sent, received) = (number("/end/sum_sent/bytes")?, number("/end/sum_received/bytes")?);
+            // Not compared with what was sent: iperf3 stops reading when the sender is done, with megabytes in buffers.
+            let received = number("/end/sum_received/bytes")?;
             ensure!(received > 1e6, "{family:?} {how}: only {received} bytes arrived");
-            ensure!(received >= 0.7 * sent, "{family:?} {how}: {received} of {sent} bytes arrived");
         }
     }
     Ok(())

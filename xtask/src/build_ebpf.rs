@@ -13,8 +13,10 @@ use std::process::{Command, Stdio};
 
 /// The package that holds the programs.
 pub const PACKAGE: &str = "forwarder-ebpf";
-/// Its binary, which becomes the object.
-pub const BINARY: &str = "datapath";
+/// Its binary that is the appliance's datapath.
+pub const DATAPATH: &str = "datapath";
+/// Its binary that is the benchmark's generator and sink.
+pub const LOAD: &str = "load";
 
 /// The object that came out.
 #[derive(Clone, Debug)]
@@ -25,21 +27,17 @@ pub struct Object {
     pub warnings: usize,
 }
 
-/// Finds a toolchain and builds the object, the release profile, under `target_directory`.
+/// Finds a toolchain and builds one of the objects, the release profile, under `target_directory`.
 ///
 /// # Errors
 /// When no toolchain is found (one line with what to run) or cargo fails (its messages were printed).
-pub fn build(target_directory: &Path) -> Result<Object> {
-    build_in(&workspace(), target_directory, &toolchain::find()?)
-}
-
-fn build_in(workspace: &Path, target_directory: &Path, toolchain: &Toolchain) -> Result<Object> {
-    let mut command = command(workspace, target_directory, toolchain);
+pub fn build(binary: &str, target_directory: &Path) -> Result<Object> {
+    let mut command = command(binary, &workspace(), target_directory, &toolchain::find()?);
     let output = command
         .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("cannot start: {}", exec::display(&command)))?;
-    let (path, warnings) = read_messages(&String::from_utf8_lossy(&output.stdout));
+    let (path, warnings) = read_messages(binary, &String::from_utf8_lossy(&output.stdout));
     if !output.status.success() {
         bail!("command failed ({}): {}", output.status, exec::display(&command));
     }
@@ -47,7 +45,29 @@ fn build_in(workspace: &Path, target_directory: &Path, toolchain: &Toolchain) ->
     Ok(Object { path, warnings })
 }
 
-fn command(workspace: &Path, target_directory: &Path, toolchain: &Toolchain) -> Command {
+/// Builds an object and puts it at `OUT_DIR/<binary>.o`, for the build script that calls.
+///
+/// # Errors
+/// As [`build`], and when it cannot be copied.
+pub fn embed(binary: &str) -> Result<()> {
+    for source in ["../forwarder-ebpf/src", "../forwarder-ebpf/Cargo.toml", "../Cargo.toml", "build.rs"] {
+        println!("cargo::rerun-if-changed={source}");
+    }
+    for variable in [toolchain::RUSTC_VARIABLE, toolchain::LINKER_VARIABLE, toolchain::TOOLS_VARIABLE] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").context("OUT_DIR is not set: run by cargo only")?);
+    let object = build(binary, &self::target_directory(&out_dir))?;
+    let embedded = out_dir.join(format!("{binary}.o"));
+    std::fs::copy(&object.path, &embedded)
+        .with_context(|| format!("cannot copy {} to {}", object.path.display(), embedded.display()))?;
+    if object.warnings > 0 {
+        println!("cargo::warning={binary} has {} warnings: `cargo xtask build-ebpf` shows them", object.warnings);
+    }
+    Ok(())
+}
+
+fn command(binary: &str, workspace: &Path, target_directory: &Path, toolchain: &Toolchain) -> Command {
     let compiler = &toolchain.compiler;
     let cargo = compiler.cargo.clone().or_else(|| std::env::var_os("CARGO").map(PathBuf::from));
     let mut command = Command::new(cargo.unwrap_or_else(|| PathBuf::from("cargo")));
@@ -58,7 +78,7 @@ fn command(workspace: &Path, target_directory: &Path, toolchain: &Toolchain) -> 
         // aya-ebpf needs `asm_experimental_arch`, and `-Z build-std` needs a nightly cargo or this.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&toolchain.linker).join("\u{1f}"))
-        .args(["build", "--release", "--package", PACKAGE, "--bin", BINARY, "--target", TARGET])
+        .args(["build", "--release", "--package", PACKAGE, "--bin", binary, "--target", TARGET])
         .arg("--target-dir")
         .arg(target_directory)
         .arg("--message-format=json");
@@ -124,7 +144,7 @@ fn confuses_cargo(name: &str) -> bool {
 }
 
 /// The object's path and the number of warnings, from cargo's messages; what the compiler said is printed on the way.
-fn read_messages(stdout: &str) -> (Option<PathBuf>, usize) {
+fn read_messages(binary: &str, stdout: &str) -> (Option<PathBuf>, usize) {
     let (mut path, mut warnings) = (None, 0);
     for message in stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
         match message["reason"].as_str() {
@@ -135,7 +155,7 @@ fn read_messages(stdout: &str) -> (Option<PathBuf>, usize) {
                 let warning = message["message"]["level"] == "warning";
                 warnings += usize::from(warning && (placed || !message["message"]["code"].is_null()));
             }
-            Some("compiler-artifact") if message["target"]["name"] == BINARY => {
+            Some("compiler-artifact") if message["target"]["name"] == binary => {
                 path = message["executable"].as_str().map(PathBuf::from).or(path);
             }
             _ => {}
@@ -188,7 +208,7 @@ mod tests {
 {"reason":"compiler-artifact","target":{"name":"aya_ebpf"},"executable":null}
 {"reason":"compiler-artifact","target":{"name":"datapath"},"executable":"/t/datapath"}
 "#;
-        assert_eq!(read_messages(stdout), (Some(PathBuf::from("/t/datapath")), 1));
+        assert_eq!(read_messages(DATAPATH, stdout), (Some(PathBuf::from("/t/datapath")), 1));
     }
 
     #[test]

@@ -23,7 +23,7 @@ struct Arguments {
 enum Verb {
     /// Install what is missing to build and test: compiler and linker for BPF, programs that the tests drive
     Setup(setup::Args),
-    /// Build the BPF object and say where it is; `cargo build` does the same for the `forwarder` binary
+    /// Build the BPF objects and say where they are; `cargo build` does the same for the binaries that embed them
     BuildEbpf,
     /// Watch clients reach servers through the appliance, in a little VPC made of namespaces
     Demo(demo::Args),
@@ -47,8 +47,10 @@ fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Setup(args) => setup::run(&args),
         Verb::BuildEbpf => {
-            let object = build_ebpf::build(&test::target_directory().join("bpf"))?;
-            println!("{} ({} warnings)", object.path.display(), object.warnings);
+            for binary in [build_ebpf::DATAPATH, build_ebpf::LOAD] {
+                let object = build_ebpf::build(binary, &test::target_directory().join("bpf"))?;
+                println!("{} ({} warnings)", object.path.display(), object.warnings);
+            }
             Ok(())
         }
         Verb::Demo(args) => demo::run(&args),

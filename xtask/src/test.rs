@@ -74,10 +74,12 @@ impl Session {
     fn local(&mut self) {
         self.step("format", |_| exec::run(cargo().args(["fmt", "--all", "--check"])));
         self.step("tidy", |_| tidy::run());
-        self.step("datapath without warnings", |_| {
-            let object = build_ebpf::build(&target_directory().join("bpf"))?;
-            ensure!(object.warnings == 0, "the datapath has {} warnings, printed above", object.warnings);
-            Ok(())
+        self.step("BPF without warnings", |_| {
+            [build_ebpf::DATAPATH, build_ebpf::LOAD].into_iter().try_for_each(|binary| {
+                let object = build_ebpf::build(binary, &target_directory().join("bpf"))?;
+                ensure!(object.warnings == 0, "{binary} has {} warnings, printed above", object.warnings);
+                Ok(())
+            })
         });
         self.step("clippy", |_| {
             exec::run(cargo().args([

@@ -8,12 +8,14 @@ mod config;
 mod counters;
 mod flow;
 mod fragment;
+mod load;
 mod shared;
 
 pub use config::{Control, IfaceConfig, NatAction, NatRule, Side};
 pub use counters::{Counter, DWELL_BUCKETS, OUTCOMES, counter_index, dwell_bucket, dwell_bucket_ns};
 pub use flow::{FlowEntry, FlowKey, FlowKey4, FlowKey6, NextHop, status};
 pub use fragment::{FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
+pub use load::{LOAD_FIRST_PORT, LOAD_FLOWS_PER_DESTINATION, LOAD_MAGIC, LoadConfig, LoadCounter};
 pub use shared::{SharedU16, SharedU32, SharedU64};
 
 /// Time in the datapath: the low 32 bits of the kernel's jiffies. The unit is 1/HZ s; user space measures HZ.

@@ -9,7 +9,7 @@ fn texts(path: &str, text: &str) -> Vec<String> {
 #[test]
 fn aya_stays_in_the_datapath() {
     let text = "//! x\nuse aya::Ebpf;\n";
-    assert_eq!(texts("forwarder/src/controller.rs", text), ["2: `aya` outside forwarder/src/datapath"]);
+    assert_eq!(texts("forwarder/src/controller.rs", text), ["2: `aya` outside forwarder/src/datapath, bench/src/load"]);
     assert_eq!(texts("forwarder/src/datapath/load.rs", text), [""; 0]);
     assert_eq!(texts("forwarder/src/datapath.rs", text).len(), 1, "a path is compared by components");
 }
