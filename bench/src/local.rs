@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// Ethernet without the frame check sequence, as all lengths here.
 const FRAME_BYTES: usize = 60;
-/// Packets that a device gets before it is measured, at the least.
+/// Packets by which a device's rate is estimated before it is measured.
 const RATE_PACKETS: u32 = 1_000_000;
 /// From the start of a generation to the window.
 const RUN_UP: Duration = Duration::from_millis(300);
@@ -86,17 +86,16 @@ fn measure(device: Device, flows: u32, bytes: usize, window: Duration) -> Result
             let mut cpu = CpuSet::new();
             cpu.set(0).context("there is no CPU 0")?;
             sched_setaffinity(Pid::from_raw(0), &cpu).context("cannot stay on CPU 0")?;
+            // Every flow once; then enough of them to know the rate, starting takes some 30 ms.
+            load.generate(bytes, flows)?;
             let begun = Instant::now();
-            // Every flow once, and enough to know the rate: starting takes some 30 ms.
-            let first = flows.max(RATE_PACKETS);
-            load.generate(bytes, first)?;
-            let per_second = f64::from(first) / begun.elapsed().as_secs_f64();
-            // Known flows are faster than new ones, several times.
-            let all = (window + 2 * RUN_UP).as_secs_f64() * per_second * if flows > 1000 { 4.0 } else { 2.0 };
+            load.generate(bytes, RATE_PACKETS)?;
+            let per_second = f64::from(RATE_PACKETS) / begun.elapsed().as_secs_f64();
+            let all = (window + 3 * RUN_UP).as_secs_f64() * per_second * 2.0;
             load.generate(bytes, all.min(4e9) as u32)
         });
         // Until the first generation is over and the second one runs.
-        while load.sent()? < u64::from(flows.max(RATE_PACKETS)) + 1000 {
+        while load.sent()? < u64::from(flows) + u64::from(RATE_PACKETS) + 1000 {
             ensure!(!generator.is_finished(), "the generator ended early");
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use forwarder_bench::local;
 use forwarder_bench::report::Table;
+use forwarder_kit::supervise;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -25,13 +26,19 @@ enum Measurement {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("forwarder-bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let mut words: Vec<_> = std::env::args().collect();
+    let outcome = if words.get(1).is_some_and(|word| word == supervise::INNER) {
+        words.remove(1);
+        supervise::unblock().and_then(|()| run(&Cli::parse_from(words))).map(|()| ExitCode::SUCCESS)
+    } else {
+        // Usage is the parent's to complain about, before anything is started.
+        Cli::parse();
+        supervise::run()
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("forwarder-bench: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 fn run(cli: &Cli) -> Result<()> {

@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::flows::filter::Filter;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// NAT gateway, router and stateful firewall in XDP
@@ -36,19 +36,9 @@ pub struct Run {
     /// Configuration; without it /etc/forwarder/forwarder.toml, without that the defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How to log to standard error; FORWARDER_LOG sets the level (error, warn, info, debug)
-    #[arg(long, value_enum, default_value_t)]
-    pub log_format: LogFormat,
-}
-
-/// How to log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// A line for people.
-    #[default]
-    Text,
-    /// A JSON object a line.
-    Json,
+    /// Log to standard error as a JSON object a line; FORWARDER_LOG sets the level (error, warn, info, debug)
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `forwarder check`

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 async fn perform(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Run(arguments) => {
-            logging::start(arguments.log_format);
+            logging::start(arguments.json);
             run::run(&cli.instance, arguments.config.as_deref(), run::terminated()?).await
         }
         Command::Check(arguments) => commands::check(arguments).await,

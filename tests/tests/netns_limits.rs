@@ -1,6 +1,7 @@
 //! When ports or table entries run out: new flows are refused by name and told so, what is established goes on.
 
 use anyhow::{Context, Result, ensure};
+use forwarder_kit::run::wait_until;
 use forwarder_kit::serve;
 use forwarder_kit::topology::Options;
 use forwarder_tests::{EchoConnection, Family, Lab, SMALL_TABLE};
@@ -54,6 +55,32 @@ fn a_full_table_refuses_new_flows_and_keeps_the_old() -> Result<()> {
         stream.ping().context("the established connection was a victim")?;
     }
     Ok(())
+}
+
+/// Connections that nobody has answered make room within seconds, long before their timeout of half a minute.
+#[test]
+fn a_full_table_gives_up_what_nobody_answered() -> Result<()> {
+    let lab = Lab::with_config(Options::default(), "[flows]\nmax = \"1k\"\n")?;
+    let _tcp = serve::tcp_echo(&lab.net.server, &[7], 2)?;
+    // A route to nowhere: no answer, and no ICMP error either.
+    lab.net.world.ip("route add blackhole 203.0.113.99/32")?;
+    let mut stream = EchoConnection::open(lab.client(), SocketAddr::new(lab.server(Family::V4), 7))?;
+    stream.ping()?;
+    lab.client().enter(|| {
+        for own in 2000..3400 {
+            UdpSocket::bind(("0.0.0.0", own))?.send_to(b"anybody?", "203.0.113.99:9")?;
+        }
+        Ok(())
+    })?;
+    let full = |lab: &Lab| anyhow::Ok(lab.appliance.status()?.drops()?.get("table_full").copied().unwrap_or(0));
+    ensure!(full(&lab)? > 0, "1,400 connections fit a table for 1,024");
+    let begun = std::time::Instant::now();
+    wait_until("room for a new connection", Duration::from_secs(15), || {
+        stream.ping().context("the established connection was a victim")?;
+        Ok(EchoConnection::open(lab.client(), SocketAddr::new(lab.server(Family::V4), 7)).is_ok())
+    })?;
+    ensure!(begun.elapsed() > Duration::from_secs(1), "the table was not full");
+    stream.ping().context("the established connection was a victim")
 }
 
 /// One datagram from each of these ports, one after the other.

@@ -1,8 +1,9 @@
 //! The maps, and `Tables` over them.
 //!
 //! Concurrency: any CPU may run any program at any time. Flow entries are shared and all that changes in them is atomic.
-//! They are preallocated, so a reference stays readable memory even when the entry is deleted under it; the controller
-//! deletes in two phases, so that an entry in use is not recycled. Configuration is written by the controller alone.
+//! They are preallocated, so a reference stays readable memory even when the entry is deleted under it. The controller
+//! deletes only what has been silent for its whole timeout, so a program that holds a deleted entry got it in the same
+//! microsecond; what it then counts may be another connection's. Configuration is written by the controller alone.
 //! Per-CPU values belong to the running program: XDP programs are not preempted by one another on a CPU.
 
 use crate::frame::opaque;

@@ -6,6 +6,7 @@
 //! sniff       frames as they are on an interface, in and out
 //! serve       in-process HTTP, echo and DNS servers that remember who came
 //! status      what the binary prints as JSON: the only place that knows its field names
+//! supervise   Ctrl-C cleans up: a parent that removes what a child made
 //! netns, run  one namespace; one command with a readable error
 //! packet      frames built, recomputed and described: no root, no namespaces
 //! ```
@@ -25,6 +26,7 @@ pub mod run;
 pub mod serve;
 pub mod sniff;
 pub mod status;
+pub mod supervise;
 pub mod topology;
 
 pub use appliance::Appliance;

@@ -5,11 +5,10 @@
 
 mod acts;
 mod report;
-mod supervise;
 
 use anyhow::{Result, bail};
 use forwarder_kit::topology::{Options, Shape};
-use forwarder_kit::{Appliance, Topology};
+use forwarder_kit::{Appliance, Topology, supervise};
 use forwarder_tests::Lab;
 use report::Report;
 use std::process::ExitCode;

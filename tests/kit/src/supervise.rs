@@ -3,8 +3,8 @@
 //! The show runs in a child of this process. A thread cannot do the same inside it: signals that a thread waits for have
 //! to be blocked, and programs inherit what is blocked.
 
+use crate::netns;
 use anyhow::{Context, Result};
-use forwarder_kit::netns;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use std::process::{Command, ExitCode};
