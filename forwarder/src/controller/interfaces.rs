@@ -12,19 +12,30 @@ impl Controller {
     /// Serves what the plan says, and nothing else.
     pub(super) fn apply_interfaces(&mut self, plan: &Plan) -> Result<(), ControllerError> {
         self.remove_unplanned(plan)?;
-        let mut not_served: BTreeMap<String, String> =
-            plan.missing.iter().map(|missing| (missing.name.clone(), missing.why.clone())).collect();
-        let mut served = Vec::new();
+        let (mut served, mut refused) = self.serve_all(plan, Mode::Native);
+        let generic = served.iter().filter(|served| served.mode == Mode::Generic).count();
+        if generic > 0 && generic < served.len() {
+            // A frame that a native program redirects can leave only by a driver that knows XDP frames.
+            tracing::warn!("one driver has no native XDP, so all interfaces use the generic path");
+            (served, refused) = self.serve_all(plan, Mode::Generic);
+        }
+        refused.extend(plan.missing.iter().map(|missing| (missing.name.clone(), missing.why.clone())));
+        self.publish(served, refused);
+        Ok(())
+    }
+
+    /// What can be served, and why the rest cannot.
+    fn serve_all(&mut self, plan: &Plan, mode: Mode) -> (Vec<Served>, BTreeMap<String, String>) {
+        let (mut served, mut refused) = (Vec::new(), BTreeMap::new());
         for interface in &plan.interfaces {
-            match self.serve(interface) {
+            match self.serve(interface, mode) {
                 Ok(mode) => served.push(describe(interface, mode)),
                 Err(error) => {
-                    not_served.insert(interface.name.clone(), one_line(&error));
+                    refused.insert(interface.name.clone(), one_line(&error));
                 }
             }
         }
-        self.publish(served, not_served);
-        Ok(())
+        (served, refused)
     }
 
     /// What an earlier plan, or an earlier controller, served and this one does not.
@@ -51,13 +62,13 @@ impl Controller {
         Ok(())
     }
 
-    fn serve(&mut self, interface: &PlannedInterface) -> Result<Mode, ControllerError> {
+    fn serve(&mut self, interface: &PlannedInterface, mode: Mode) -> Result<Mode, ControllerError> {
         let PlannedInterface { name, ifindex, config, .. } = interface;
         let datapath = self.live.datapath();
         // Forwarding first: the datapath asks the kernel's FIB, which refuses for interfaces that do not forward.
         self.changes.apply_forwarding(name)?;
         datapath.write_iface(*ifindex, config)?;
-        match datapath.attach(*ifindex, name, config.mtu) {
+        match datapath.attach((*ifindex, name), config.mtu, mode) {
             Ok(mode) => Ok(mode),
             Err(error) => {
                 datapath.remove_iface(*ifindex)?;
@@ -77,7 +88,7 @@ impl Controller {
                 let Served { name, role, mode, mtu, .. } = interface;
                 tracing::info!("{name} is served: {role}, {} XDP, MTU {mtu}", mode.name());
                 if *mode == Mode::Generic {
-                    tracing::warn!("the driver of {name} has no native XDP: the generic path is several times slower");
+                    tracing::warn!("{name} uses the generic path, which is several times slower than native XDP");
                 }
             }
         }

@@ -49,11 +49,16 @@ pub(super) struct Attached {
 }
 
 impl Datapath {
-    /// Has the datapath run on an interface, replacing an earlier controller's program if there is one.
+    /// Has the datapath run on an interface, replacing an earlier controller's program if there is one. With
+    /// `Mode::Native` it is generic where the driver has no XDP, or where it is generic already; with `Mode::Generic` it
+    /// never is native afterwards.
     ///
     /// # Errors
     /// When the kernel or the driver refuses; says what to do where that is known.
-    pub fn attach(&self, ifindex: u32, name: &str, mtu: u32) -> Result<Mode> {
+    pub fn attach(&self, (ifindex, name): (u32, &str), mtu: u32, mode: Mode) -> Result<Mode> {
+        if mode == Mode::Generic {
+            self.detach_native(ifindex)?;
+        }
         let mut links = self.links.lock().expect("no thread panics while it holds the links");
         if let Some(attached) = links.get(&ifindex) {
             return Ok(attached.mode);
@@ -62,7 +67,7 @@ impl Datapath {
         let program = xdp(&mut programs, ENTER)?;
         let attached = match self.take_over(program, ifindex) {
             Some(attached) => attached,
-            None => self.attach_anew(program, ifindex).map_err(|source| refused(name, mtu, source))?,
+            None => self.attach_anew(program, ifindex, mode).map_err(|source| refused(name, mtu, source))?,
         };
         let mode = attached.mode;
         links.insert(ifindex, attached);
@@ -124,10 +129,18 @@ impl Datapath {
         })
     }
 
-    fn attach_anew(&self, program: &mut Xdp, ifindex: u32) -> std::result::Result<Attached, ProgramError> {
-        let (mode, id) = match program.attach_to_if_index(ifindex, Mode::Native.flags()) {
-            Ok(id) => (Mode::Native, id),
-            Err(error) if is_unsupported(&error) => {
+    fn detach_native(&self, ifindex: u32) -> Result<()> {
+        let mut links = self.links.lock().expect("no thread panics while it holds the links");
+        if links.get(&ifindex).is_some_and(|attached| attached.mode == Mode::Native) {
+            links.remove(&ifindex);
+        }
+        self.link_pin(ifindex, Mode::Native).map_or(Ok(()), |pin| remove_file(&pin))
+    }
+
+    fn attach_anew(&self, program: &mut Xdp, ifindex: u32, mode: Mode) -> std::result::Result<Attached, ProgramError> {
+        let (mode, id) = match program.attach_to_if_index(ifindex, mode.flags()) {
+            Ok(id) => (mode, id),
+            Err(error) if mode == Mode::Native && is_unsupported(&error) => {
                 (Mode::Generic, program.attach_to_if_index(ifindex, Mode::Generic.flags())?)
             }
             Err(error) => return Err(error),
