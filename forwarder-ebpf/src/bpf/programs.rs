@@ -70,8 +70,8 @@ fn hand_over(ctx: &XdpContext, stage: Stage, length: u32) -> u32 {
 #[inline(always)]
 fn end(ctx: &XdpContext, verdict: Verdict, length: u32, entered_ns: u64) -> u32 {
     let tables = KernelTables { ctx: ctx.ctx };
-    // Of an interface that is not ours every frame has been passed, and there is no slot to count it in.
-    let Some(iface) = tables.iface(ingress(ctx)).filter(|iface| iface.side != 0) else { return XDP_PASS };
+    // Of an interface that has no place in the table every frame has been passed.
+    let Some(iface) = tables.iface(ingress(ctx)) else { return XDP_PASS };
     if let Some(outcome) = verdict.outcome()
         && let Some(counter) = COUNTERS.get_ptr_mut(counter_index(iface.slot, outcome))
     {

@@ -42,15 +42,16 @@ impl Controller {
     fn remove_unplanned(&self, plan: &Plan) -> Result<(), DatapathError> {
         let datapath = self.live.datapath();
         let planned: BTreeSet<u32> = plan.interfaces.iter().map(|interface| interface.ifindex).collect();
+        // Detached first: a frame that comes in between would be counted in another interface's slot.
+        for ifindex in datapath.pinned_interfaces()? {
+            if !planned.contains(&ifindex) {
+                datapath.detach(ifindex)?;
+            }
+        }
         let served = datapath.read_ifaces()?;
         for (ifindex, _) in &served {
             if !planned.contains(ifindex) {
                 datapath.remove_iface(*ifindex)?;
-            }
-        }
-        for ifindex in datapath.pinned_interfaces()? {
-            if !planned.contains(&ifindex) {
-                datapath.detach(ifindex)?;
             }
         }
         let slot_of =
