@@ -1,29 +1,72 @@
 //! Packets per second: generator, device and sink on one core, devices in turn within each round, so that whatever the
 //! machine does meanwhile happens to all of them.
 //!
-//! A device sees every flow once before it is measured. The rate is what arrived at the sink in a window in the middle of
-//! one long generation: starting and stopping a generation costs tens of milliseconds, mostly asleep.
+//! For every number of flows each device gets a lab of its own, which stays for all rounds: every flow is known before any
+//! is measured. The rate is what arrived at the sinks in a window in the middle of one long generation.
 
-use crate::lab::{Device, Lab};
+use crate::lab::{Device, Directions, Family, FlowTable, Lab};
+use crate::load::Window;
 use crate::report::Table;
 use anyhow::{Context, Result, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
-/// Ethernet without the frame check sequence, as all lengths here.
-const FRAME_BYTES: usize = 60;
-/// Packets by which a device's rate is estimated before it is measured.
-const RATE_PACKETS: u32 = 1_000_000;
-/// From the start of a generation to the window.
-const RUN_UP: Duration = Duration::from_millis(300);
+/// Where everything runs.
+const CPU: usize = 0;
+/// From the start of a generation to the window: long enough to have begun.
+const RUN_UP: Duration = Duration::from_millis(150);
+/// What a measurement takes beside its window: run-up, start, stop, settling.
+const AROUND: Duration = Duration::from_millis(280);
+/// What it takes to build a lab and let it see a million flows, about.
+const BUILD: Duration = Duration::from_millis(1500);
+
+/// Sizes of frames on the wire, with frame check sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Size {
+    /// The shortest: 64 bytes with IPv4, 82 with IPv6.
+    #[value(name = "64")]
+    Short,
+    /// 64, 570 and 1,518 bytes, 7:4:1.
+    Imix,
+    /// The longest without jumbo frames.
+    #[value(name = "1518")]
+    Long,
+}
+
+impl Size {
+    /// As tables call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Short => "64",
+            Self::Imix => "IMIX",
+            Self::Long => "1518",
+        }
+    }
+
+    /// Bytes of the frame that the generator begins with, without frame check sequence.
+    pub fn bytes(self, family: Family) -> usize {
+        match (self, family) {
+            (Self::Short, Family::V4) => 60,
+            (Self::Short, Family::V6) => 78,
+            (Self::Imix | Self::Long, _) => 1514,
+        }
+    }
+}
 
 /// What to measure.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Numbers of flows
     #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 100_000, 1_000_000])]
     pub flows: Vec<u32>,
+    /// Sizes of frames
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["64"])]
+    pub sizes: Vec<Size>,
+    /// One direction, or both in turn
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["one"])]
+    pub directions: Vec<Directions>,
+    /// IP versions
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["4"])]
+    pub families: Vec<Family>,
     /// Devices under test; all by default
     #[arg(long, value_enum, value_delimiter = ',')]
     pub devices: Vec<Device>,
@@ -31,85 +74,155 @@ pub struct Options {
     #[arg(long, default_value_t = 5)]
     pub rounds: u32,
     /// Length of a measurement, milliseconds
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 1000)]
     pub window_ms: u64,
-    /// Bytes of a frame, without frame check sequence
-    #[arg(long, default_value_t = FRAME_BYTES)]
-    pub bytes: usize,
-    /// The headline in about a minute: three rounds of a second, with 1,000, 100,000 and 1,000,000 flows
+    /// Everything: all sizes, one and both directions, IPv4 and IPv6
     #[arg(long)]
+    pub full: bool,
+    /// The headline in less than a minute: bare redirect, forwarder and nftables with 1,000, 100,000 and 1,000,000 flows
+    #[arg(long, conflicts_with = "full")]
     pub quick: bool,
 }
 
-/// One measurement.
-struct Measured {
-    pps: f64,
-    lost: u64,
-    wrong: u64,
+impl Options {
+    /// With `--quick`, `--full` and what is not given filled in.
+    fn resolved(&self) -> Self {
+        let mut options = self.clone();
+        if self.full {
+            options.sizes = vec![Size::Short, Size::Imix, Size::Long];
+            options.directions = vec![Directions::One, Directions::Both];
+            options.families = vec![Family::V4, Family::V6];
+        }
+        if self.quick {
+            options.flows = vec![1_000, 100_000, 1_000_000];
+            (options.rounds, options.window_ms) = (5, 500);
+        }
+        if options.devices.is_empty() {
+            let headline = vec![Device::Bare, Device::Forwarder, Device::Nft];
+            options.devices = if self.quick { headline } else { Device::ALL.to_vec() };
+        }
+        options
+    }
+
+    /// How long it will take, about.
+    fn expected(&self) -> Duration {
+        let labs = (self.families.len() * self.flows.len() * self.devices.len()) as u32;
+        let windows = labs * (self.sizes.len() * self.directions.len()) as u32 * self.rounds;
+        BUILD * labs + (Duration::from_millis(self.window_ms) + AROUND) * windows
+    }
 }
 
 /// Measures everything in interleaved rounds.
 ///
 /// # Errors
-/// When something cannot be set up, or a device does not do what it says: translations that are wrong, nothing that arrives.
+/// When something cannot be set up, or a device does not do what it says: packets that are wrong, nothing that arrives.
 pub fn run(options: &Options) -> Result<Table> {
-    let (flows, rounds, window_ms) = if options.quick {
-        (vec![1_000, 100_000, 1_000_000], 3, 1000)
-    } else {
-        (options.flows.clone(), options.rounds, options.window_ms)
-    };
-    let devices = if options.devices.is_empty() { Device::ALL.to_vec() } else { options.devices.clone() };
+    let options = options.resolved();
+    eprintln!("local: this takes about {} s", options.expected().as_secs());
     let mut table = Table::new("local");
-    for round in 1..=rounds {
-        for flows in &flows {
-            for device in &devices {
-                eprintln!("round {round} of {rounds}: {}, {flows} flows", device.name());
-                let measured = measure(*device, *flows, options.bytes, Duration::from_millis(window_ms))
-                    .with_context(|| format!("{}, {flows} flows", device.name()))?;
-                let row = table.row("pps", [("device", device.name()), ("flows", &flows.to_string())]);
-                row.push(measured.pps);
-                if measured.lost > 0 {
-                    row.note(format!("lost {} in round {round}", measured.lost));
-                }
-                ensure!(measured.wrong == 0, "{} frames arrived from the wrong address", measured.wrong);
-            }
+    for family in &options.families {
+        for flows in &options.flows {
+            measure_flows(&options, *family, *flows, &mut table)?;
         }
     }
     Ok(table)
 }
 
-fn measure(device: Device, flows: u32, bytes: usize, window: Duration) -> Result<Measured> {
-    let lab = Lab::new(device, flows)?;
-    let load = &lab.load;
-    std::thread::scope(|scope| {
-        let generator = scope.spawn(|| {
-            let mut cpu = CpuSet::new();
-            cpu.set(0).context("there is no CPU 0")?;
-            sched_setaffinity(Pid::from_raw(0), &cpu).context("cannot stay on CPU 0")?;
-            // Every flow once; then enough of them to know the rate, starting takes some 30 ms.
-            load.generate(bytes, flows)?;
-            let begun = Instant::now();
-            load.generate(bytes, RATE_PACKETS)?;
-            let per_second = f64::from(RATE_PACKETS) / begun.elapsed().as_secs_f64();
-            let all = (window + 3 * RUN_UP).as_secs_f64() * per_second * 2.0;
-            load.generate(bytes, all.min(4e9) as u32)
-        });
-        // Until the first generation is over and the second one runs.
-        while load.sent()? < u64::from(flows) + u64::from(RATE_PACKETS) + 1000 {
-            ensure!(!generator.is_finished(), "the generator ended early");
-            std::thread::sleep(Duration::from_millis(5));
+/// All devices with one number of flows.
+fn measure_flows(options: &Options, family: Family, flows: u32, table: &mut Table) -> Result<()> {
+    let begun = Instant::now();
+    let mut labs = Vec::new();
+    for device in &options.devices {
+        let what = || format!("{}, {} with {flows} flows", device.name(), family.name());
+        let mut lab = Lab::new(*device, FlowTable::roomy(flows)).with_context(what)?;
+        let lost = meet(&mut lab, family, flows).with_context(what)?;
+        if lost > 0 {
+            eprintln!("local: {}: {lost} first packets were lost", what());
         }
-        std::thread::sleep(RUN_UP);
-        let (before, sent_before, begun) = (load.arrived()?, load.sent()?, Instant::now());
-        std::thread::sleep(window);
-        let (after, sent_after, took) = (load.arrived()?, load.sent()?, begun.elapsed());
-        ensure!(!generator.is_finished(), "the generator ended before the window did");
-        generator.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let arrived = after.packets - before.packets;
-        ensure!(arrived > 0, "nothing arrived");
-        // Read one after the other: frames on their way, at most some batches, are no loss.
-        let lost = (sent_after - sent_before).saturating_sub(arrived);
-        let pps = arrived as f64 / took.as_secs_f64();
-        Ok(Measured { pps, lost: if lost * 1000 < arrived { 0 } else { lost }, wrong: after.wrong })
-    })
+        labs.push(lab);
+    }
+    eprintln!("local: {} with {flows} flows, ready after {:.1} s", family.name(), begun.elapsed().as_secs_f64());
+    for round in 1..=options.rounds {
+        for (size, directions) in pairs(&options.sizes, &options.directions) {
+            for lab in &mut labs {
+                let point = Point { family, flows, size, directions };
+                let window = point.measure(lab, Duration::from_millis(options.window_ms));
+                let window = window.with_context(|| format!("{}, {point:?}", lab.device.name()))?;
+                eprintln!(
+                    "local: round {round} of {}: {flows} flows, {} bytes, {}, {}: {:.3} Mpps",
+                    options.rounds,
+                    size.name(),
+                    directions.name(),
+                    lab.device.name(),
+                    window.pps / 1e6
+                );
+                point.report(lab.device, round, &window, table)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn pairs<A: Copy, B: Copy>(left: &[A], right: &[B]) -> Vec<(A, B)> {
+    left.iter().flat_map(|a| right.iter().map(|b| (*a, *b))).collect()
+}
+
+/// Lets the device see every flow, both ways. Returns how many first packets did not arrive.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn meet(lab: &mut Lab, family: Family, flows: u32) -> Result<u64> {
+    let config = lab.config(family, flows);
+    let bytes = Size::Short.bytes(family);
+    lab.load.configure(&config)?;
+    let lost = lab.load.burst(CPU, bytes, flows)?.lost;
+    let mut back = config;
+    back.directions = 2;
+    lab.load.configure(&back)?;
+    Ok(lost + lab.load.burst(CPU, bytes, flows)?.lost)
+}
+
+/// One point of the matrix.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    family: Family,
+    flows: u32,
+    size: Size,
+    directions: Directions,
+}
+
+impl Point {
+    fn measure(&self, lab: &mut Lab, length: Duration) -> Result<Window> {
+        let mut config = lab.config(self.family, self.flows);
+        config.directions = if self.directions == Directions::Both { 3 } else { 1 };
+        let bytes = self.size.bytes(self.family);
+        config.imix = if self.size == Size::Imix { bytes as u32 } else { 0 };
+        lab.load.configure(&config)?;
+        lab.load.window(CPU, bytes, RUN_UP, length)
+    }
+
+    fn report(&self, device: Device, round: u32, window: &Window, table: &mut Table) -> Result<()> {
+        let flows = self.flows.to_string();
+        let labels = [
+            ("device", device.name()),
+            ("flows", &flows),
+            ("size", self.size.name()),
+            ("direction", self.directions.name()),
+            ("family", self.family.name()),
+        ];
+        let row = table.row("pps", labels);
+        row.push(window.pps);
+        // A veth's ring loses some when the other end is late; that is a figure, not a failure.
+        if window.lost() > 0 {
+            row.note(format!("round {round} lost {:.4} % ({} frames)", 100.0 * window.loss(), window.lost()));
+        }
+        let (moved, late) = (window.total.sum(|arrived| arrived.moved), window.total.sum(|arrived| arrived.late));
+        let duplicates = window.total.sum(|arrived| arrived.duplicates);
+        if moved + late + duplicates > 0 {
+            row.note(format!("round {round}: {moved} with another port, {late} late, {duplicates} twice"));
+        }
+        let wrong = window.total.sum(|arrived| arrived.wrong);
+        ensure!(wrong == 0, "{wrong} of {} frames arrived wrong ({self:?})", window.total.all_arrived());
+        Ok(())
+    }
 }

@@ -1,22 +1,83 @@
-//! Generator, sink and bare redirect in the kernel: the only module of the benchmark that names aya.
+//! Generator, sink and bare redirect in the kernel: the only module of the benchmark that names aya or has `unsafe`.
 //!
 //! Interfaces are named by index in the network namespace of the calling thread.
 
+mod generation;
+
+pub use generation::{Amount, Burst, Window, come_first, stay_on};
+
 use anyhow::{Context, Result, ensure};
 use aya::maps::xdp::DevMap;
-use aya::maps::{Array, MapData, PerCpuArray};
+use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode;
-use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use forwarder_ebpf::abi::{LoadConfig, LoadCounter};
-use zerocopy::{FromBytes, IntoBytes};
+use forwarder_ebpf::abi::{DWELL_BUCKETS, LoadArrived, LoadConfig, LoadStream};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/load.o"));
 
-/// Frames that the kernel hands to the generator at once.
-const BATCH: u32 = 64;
-/// `LoadCounter` in words, as aya reads it.
-const WORDS: usize = size_of::<LoadCounter>() / 8;
+/// The ABI's types in words, which aya knows to be plain.
+type ConfigWords = [u64; size_of::<LoadConfig>() / 8];
+type StreamWords = [u64; size_of::<LoadStream>() / 8];
+type ArrivedWords = [u64; size_of::<LoadArrived>() / 8];
+
+/// Where frames are sent by.
+#[derive(Clone, Copy, Debug)]
+pub enum Slot {
+    /// The clients' end: generated frames of direction 0.
+    Client = 0,
+    /// The servers' end: generated frames of direction 1, and echoes.
+    Server = 1,
+    /// The device's end towards the servers, for the bare redirect.
+    Outside = 2,
+    /// The device's end towards the clients, for the bare redirect.
+    Inside = 3,
+}
+
+/// What can be attached to an interface.
+#[derive(Clone, Copy, Debug)]
+pub enum Program {
+    /// Counts and checks what the generator made, and drops it.
+    Sink,
+    /// Redirects everything to the other side.
+    Bare,
+}
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sink => "sink",
+            Self::Bare => "bare",
+        }
+    }
+}
+
+/// What was counted up to now, by direction.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Frames sent.
+    pub sent: [u64; 2],
+    /// Frames that arrived.
+    pub arrived: [LoadArrived; 2],
+}
+
+impl Counts {
+    /// Frames sent, both directions.
+    pub fn all_sent(&self) -> u64 {
+        self.sent.iter().sum()
+    }
+
+    /// Some figure of what arrived, both directions.
+    pub fn sum(&self, figure: impl Fn(&LoadArrived) -> u64) -> u64 {
+        self.arrived.iter().map(figure).sum()
+    }
+
+    /// Frames that arrived, both directions.
+    pub fn all_arrived(&self) -> u64 {
+        self.sum(|arrived| arrived.packets)
+    }
+}
 
 /// The loaded programs. All that is attached goes when this value is dropped.
 #[derive(Debug)]
@@ -29,99 +90,107 @@ impl Load {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn open(config: &LoadConfig) -> Result<Self> {
+    pub fn open() -> Result<Self> {
         let mut programs = EbpfLoader::new().load(OBJECT).context("cannot load the generator into the kernel")?;
         for name in ["generate", "sink", "bare"] {
             program(&mut programs, name)?.load().with_context(|| format!("the kernel refuses `{name}`"))?;
         }
-        let map = programs.map_mut("LOAD").context("no map LOAD")?;
-        let mut load: Array<_, [u8; size_of::<LoadConfig>()]> = Array::try_from(map)?;
-        let bytes: [u8; size_of::<LoadConfig>()] = config.as_bytes().try_into().context("a config has its size")?;
-        load.set(0, bytes, 0).context("cannot write the config")?;
         Ok(Self { programs })
     }
 
-    /// Has the generator send by an interface.
+    /// Says what to generate and what to expect, and counts from 0 again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn configure(&mut self, config: &LoadConfig) -> Result<()> {
+        let words: ConfigWords = words(config)?;
+        self.array::<ConfigWords>("LOAD")?.set(0, words, 0).context("cannot write the config")?;
+        let mut arrived: Array<_, ArrivedWords> = self.array("ARRIVED")?;
+        for direction in 0..2 {
+            arrived.set(direction, ArrivedWords::default(), 0).context("cannot reset a counter")?;
+        }
+        self.clear::<StreamWords>("STREAMS", 2)?;
+        self.clear::<u64>("TRANSIT", DWELL_BUCKETS)
+    }
+
+    /// Has a slot lead to an interface.
     ///
     /// # Errors
     /// When it cannot take redirected frames.
-    pub fn send_by(&mut self, ifindex: u32) -> Result<()> {
-        self.lead(0, ifindex)
+    pub fn lead(&mut self, slot: Slot, ifindex: u32) -> Result<()> {
+        let mut out: DevMap<_> = self.map_mut("OUT")?.try_into()?;
+        out.set(slot as u32, ifindex, None, 0).with_context(|| format!("cannot redirect to interface {ifindex}"))
     }
 
-    /// Counts and drops what comes in by an interface.
+    /// Attaches a program to an interface.
     ///
     /// # Errors
-    /// When XDP cannot be attached natively.
-    pub fn attach_sink(&mut self, ifindex: u32) -> Result<()> {
-        self.attach("sink", ifindex)
-    }
-
-    /// Redirects what comes in by one interface to another.
-    ///
-    /// # Errors
-    /// When XDP cannot be attached natively.
-    pub fn attach_bare(&mut self, from: u32, to: u32) -> Result<()> {
-        self.lead(1, to)?;
-        self.attach("bare", from)
-    }
-
-    /// Generates `packets` frames of `bytes` each, as fast as the calling thread's CPU does.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn generate(&self, bytes: usize, packets: u32) -> Result<()> {
-        let program: &Xdp = self.programs.program("generate").context("no program generate")?.try_into()?;
-        let frame = vec![0; bytes];
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(&frame);
-        options.repeat = packets;
-        options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
-        program.test_run(options).context("cannot generate")?;
+    /// When the driver does not take XDP.
+    pub fn attach(&mut self, what: Program, ifindex: u32) -> Result<()> {
+        ensure!(ifindex != 0, "no such interface");
+        program(&mut self.programs, what.name())?
+            .attach_to_if_index(ifindex, XdpMode::Driver)
+            .with_context(|| format!("cannot attach `{}` natively", what.name()))?;
         Ok(())
     }
 
-    /// Frames made so far.
+    /// Everything counted since [`Load::configure`].
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn sent(&self) -> Result<u64> {
-        let sent: PerCpuArray<&MapData, u64> = self.programs.map("SENT").context("no map SENT")?.try_into()?;
-        Ok(sent.get(&0, 0)?.iter().sum())
-    }
-
-    /// Frames that arrived at the sink so far.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn arrived(&self) -> Result<LoadCounter> {
-        let map = self.programs.map("ARRIVED").context("no map ARRIVED")?;
-        let arrived: PerCpuArray<&MapData, [u64; WORDS]> = map.try_into()?;
-        let mut sum = LoadCounter::default();
-        for words in arrived.get(&0, 0)?.iter() {
-            let counter = LoadCounter::read_from_bytes(words.as_bytes()).ok();
-            let counter = counter.context("a counter has another size than ours")?;
-            sum.packets += counter.packets;
-            sum.bytes += counter.bytes;
-            sum.wrong += counter.wrong;
+    pub fn counts(&self) -> Result<Counts> {
+        let streams: PerCpuArray<&MapData, StreamWords> = self.map("STREAMS")?.try_into()?;
+        let arrived: Array<&MapData, ArrivedWords> = self.map("ARRIVED")?.try_into()?;
+        let mut counts = Counts::default();
+        for direction in 0..2 {
+            for stream in streams.get(&(direction as u32), 0)?.iter() {
+                counts.sent[direction] += value::<LoadStream>(stream.as_bytes())?.sent;
+            }
+            counts.arrived[direction] = value(arrived.get(&(direction as u32), 0)?.as_bytes())?;
         }
-        Ok(sum)
+        Ok(counts)
     }
 
-    fn lead(&mut self, slot: u32, ifindex: u32) -> Result<()> {
-        let mut out: DevMap<_> = self.programs.map_mut("OUT").context("no map OUT")?.try_into()?;
-        out.set(slot, ifindex, None, 0).context("cannot redirect to an interface")
+    /// How long the frames with a time stamp took from generator to sink: how many by bucket of `abi::dwell_bucket_ns`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn transit(&self) -> Result<Vec<u64>> {
+        let transit: PerCpuArray<&MapData, u64> = self.map("TRANSIT")?.try_into()?;
+        (0..DWELL_BUCKETS).map(|bucket| Ok(transit.get(&bucket, 0)?.iter().sum())).collect()
     }
 
-    fn attach(&mut self, name: &str, ifindex: u32) -> Result<()> {
-        ensure!(ifindex != 0, "no such interface");
-        program(&mut self.programs, name)?
-            .attach_to_if_index(ifindex, XdpMode::Driver)
-            .with_context(|| format!("cannot attach `{name}` natively"))?;
+    fn map(&self, name: &str) -> Result<&Map> {
+        self.programs.map(name).with_context(|| format!("no map {name}"))
+    }
+
+    fn map_mut(&mut self, name: &str) -> Result<&mut Map> {
+        self.programs.map_mut(name).with_context(|| format!("no map {name}"))
+    }
+
+    fn array<V: aya::Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+        Ok(self.map_mut(name)?.try_into()?)
+    }
+
+    fn clear<V: aya::Pod + Default>(&mut self, name: &str, entries: u32) -> Result<()> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("cannot count the CPUs")?;
+        let mut array: PerCpuArray<_, V> = self.map_mut(name)?.try_into()?;
+        for index in 0..entries {
+            let zeros = PerCpuValues::try_from(vec![V::default(); cpus]).context("cannot reset a counter")?;
+            array.set(index, zeros, 0).context("cannot reset a counter")?;
+        }
         Ok(())
     }
 }
 
 fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     Ok(programs.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
+}
+
+fn words<W: FromBytes>(value: &(impl IntoBytes + Immutable)) -> Result<W> {
+    W::read_from_bytes(value.as_bytes()).ok().context("a value has another size than its words")
+}
+
+fn value<T: FromBytes>(bytes: &[u8]) -> Result<T> {
+    T::read_from_bytes(bytes).ok().context("a value has another size than ours")
 }

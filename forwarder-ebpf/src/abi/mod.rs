@@ -15,7 +15,10 @@ pub use config::{Control, IfaceConfig, NatAction, NatRule, Side};
 pub use counters::{Counter, DWELL_BUCKETS, OUTCOMES, counter_index, dwell_bucket, dwell_bucket_ns};
 pub use flow::{FlowEntry, FlowKey, FlowKey4, FlowKey6, NextHop, status};
 pub use fragment::{FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
-pub use load::{LOAD_FIRST_PORT, LOAD_FLOWS_PER_DESTINATION, LOAD_MAGIC, LoadConfig, LoadCounter};
+pub use load::{
+    LOAD_CLIENTS6, LOAD_ECHO_PORT, LOAD_FIRST_PORT, LOAD_MAGIC, LOAD_PORT_BITS, LOAD_SERVER_PORT, LOAD_SERVERS6,
+    LoadArrived, LoadConfig, LoadStation, LoadStream, load_port,
+};
 pub use shared::{SharedU16, SharedU32, SharedU64};
 
 /// Time in the datapath: the low 32 bits of the kernel's jiffies. The unit is 1/HZ s; user space measures HZ.

@@ -14,10 +14,11 @@ use std::time::Duration;
 pub const INNER: &str = "--inner";
 
 /// Runs the show with the same arguments and returns its exit code; SIGINT, SIGTERM and SIGHUP end it and all it made.
+/// `put_right` is called at its end, however that came: for what is no namespace's own.
 ///
 /// # Errors
 /// When the child cannot be started.
-pub fn run() -> Result<ExitCode> {
+pub fn run(put_right: impl Fn() + Clone + Send + 'static) -> Result<ExitCode> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
@@ -26,11 +27,13 @@ pub fn run() -> Result<ExitCode> {
     let mut command = Command::new(std::env::current_exe().context("cannot find the own executable")?);
     let mut child = command.arg(INNER).args(std::env::args().skip(1)).spawn().context("cannot start the show")?;
     let id = child.id();
+    let interrupted = put_right.clone();
     std::thread::spawn(move || {
         if signals.wait().is_ok() {
             eprintln!("\ninterrupted, cleaning up");
             end(id);
             netns::remove_leftovers(id);
+            interrupted();
             std::process::exit(130);
         }
     });
@@ -40,6 +43,7 @@ pub fn run() -> Result<ExitCode> {
         std::thread::sleep(Duration::from_secs(5));
     }
     netns::remove_leftovers(id);
+    put_right();
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 

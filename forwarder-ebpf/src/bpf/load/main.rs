@@ -6,7 +6,11 @@
 #![cfg_attr(target_arch = "bpf", expect(unsafe_code, reason = "packets and maps of the kernel; see the SAFETY notes"))]
 
 #[cfg(target_arch = "bpf")]
-mod programs;
+mod generate;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod sink;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     let outcome = if words.next_if_eq(supervise::INNER).is_some() {
         supervise::unblock().and_then(|()| perform(words))
     } else {
-        supervise::run()
+        supervise::run(|| {})
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("demo: {error:#}");
