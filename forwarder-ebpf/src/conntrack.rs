@@ -130,10 +130,17 @@ pub(crate) fn note<K: FlowKey, T: FlowTable<K>>(
         return Change::Kept;
     }
     let Some(partner) = tables.flow(&key.partner(entry)) else { return Change::Orphaned };
-    if key.protocol() == protocol::TCP {
-        note_tcp(entry, &partner, signal, now);
+    if key.protocol() != protocol::TCP {
+        note_other(key.protocol(), entry, partner);
+    } else if signal & (SYN | ACK | RST) == SYN && State::of(protocol::TCP, bits) == State::Closing {
+        reopen(entry, partner);
+        for key in [key, &key.partner(entry)] {
+            if let Some(birth) = tables.birth(key) {
+                birth.since.store(now);
+            }
+        }
     } else {
-        note_other(key.protocol(), entry, &partner);
+        note_tcp(entry, partner, signal);
     }
     Change::Kept
 }
@@ -151,12 +158,9 @@ fn note_other(protocol: u8, entry: &FlowEntry, partner: &FlowEntry) {
 }
 
 #[inline(always)]
-fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8, now: Ticks) {
+fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8) {
     let bits = entry.status.load();
     let originator = bits & status::ORIGINATOR != 0;
-    if signal & (SYN | ACK | RST) == SYN && State::of(protocol::TCP, bits) == State::Closing {
-        return reopen(entry, partner, originator, now);
-    }
     let mut add = 0;
     if signal & RST != 0 {
         add |= status::RESET;
@@ -182,23 +186,24 @@ fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8, now: Ticks) {
 /// A SYN on a closing connection begins a new one on the same tuple and the same translation. The counters go on: they
 /// belong to the tuple, as in a flow log record.
 #[inline(always)]
-fn reopen(entry: &FlowEntry, partner: &FlowEntry, originator: bool, now: Ticks) {
-    let keep = status::ORIGINATOR | status::SOURCE_NAT | status::DESTINATION_NAT;
+fn reopen(entry: &FlowEntry, partner: &FlowEntry) {
+    let originator = entry.status.load() & status::ORIGINATOR != 0;
+    let forget = status::WATCH | 0xff << status::FLAGS_SHIFT | status::SHARED;
     let watch = u32::from(SYN | FIN | RST);
     let (own, other) = if originator { (watch | u32::from(ACK), watch) } else { (watch, watch | u32::from(ACK)) };
     let flags = u32::from(SYN) << status::FLAGS_SHIFT;
     // Asked by the responder: it has spoken, so the connection counts as answered when the originator acknowledges.
     let shared = if originator { 0 } else { status::REPLIED };
-    entry.status.store(entry.status.load() & keep | own | flags | shared);
-    partner.status.store(partner.status.load() & keep | other | shared);
-    entry.first_seen.store(now);
-    partner.first_seen.store(now);
+    entry.status.and(!forget);
+    partner.status.and(!forget);
+    entry.status.or(own | flags | shared);
+    partner.status.or(other | shared);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::{FlowKey4, SharedU32, Side};
+    use crate::abi::{Birth, FlowKey4, SharedU32, Side};
     use crate::sim::Sim;
     use State::{Closing, Established, HalfClosed, Opening, Unreplied};
 
@@ -215,15 +220,13 @@ mod tests {
             let key = FlowKey4 { source: [1; 4], destination: [2; 4], protocol, side: one, ..FlowKey4::default() };
             let (own, partners) = super::begin(protocol, signal, loose).expect("such a packet begins a connection");
             let sim = Sim::new();
-            let entry = |bits, source, destination, partner_side| FlowEntry {
-                status: SharedU32::new(bits),
-                source,
-                destination,
-                partner_side,
-                ..FlowEntry::default()
-            };
-            sim.flows4.insert(&key, &entry(own, [1; 4], [2; 4], other)).expect("there is room");
-            sim.flows4.insert(&key.reversed(other), &entry(partners, [2; 4], [1; 4], one)).expect("there is room");
+            let answer = key.reversed(other);
+            for (key, bits, partner_side) in [(key, own, other), (answer, partners, one)] {
+                let status = SharedU32::new(bits | u32::from(partner_side) << status::PARTNER_SHIFT);
+                let entry = FlowEntry { status, ..FlowEntry::default() };
+                entry.leave_as(&key);
+                sim.flows4.insert(&key, &entry, &Birth::default()).expect("there is room");
+            }
             Self { sim, key, now: 0 }
         }
 
@@ -240,8 +243,8 @@ mod tests {
         fn send(&mut self, key: FlowKey4, signal: u8, state: State) -> Self {
             self.now += 1;
             let entry = self.sim.flows4.find(&key).expect("the connection is there");
-            assert_eq!(note(&self.sim, &key, &entry, signal, self.now), Change::Kept);
-            let (own, partners) = (self.bits(key), self.bits(key.partner(&entry)));
+            assert_eq!(note(&self.sim, &key, entry, signal, self.now), Change::Kept);
+            let (own, partners) = (self.bits(key), self.bits(key.partner(entry)));
             assert_eq!(own & status::SHARED, partners & status::SHARED, "after {signal:#x}");
             assert_eq!(State::of(key.protocol, own), state, "after {signal:#x}");
             Self { sim: std::mem::take(&mut self.sim), ..*self }
@@ -297,8 +300,8 @@ mod tests {
     #[test]
     fn a_syn_reopens_what_is_closing_and_nothing_else() {
         let again = open().says(RST, Closing).says(SYN, Unreplied);
-        let entry = again.sim.flows4.find(&again.key).expect("still there");
-        assert_eq!(entry.first_seen.load(), again.now);
+        let birth = again.sim.flows4.birth(&again.key).expect("still there");
+        assert_eq!(birth.since.load(), again.now);
         again.hears(SYN | ACK, Opening).says(ACK, Established);
         open().says(SYN, Established);
         open().says(FIN, HalfClosed).says(SYN, HalfClosed);
@@ -337,8 +340,8 @@ mod tests {
     fn without_its_partner_a_watched_packet_orphans_the_entry() {
         let dialogue = tcp();
         let entry = dialogue.sim.flows4.find(&dialogue.key).expect("the connection is there");
-        dialogue.sim.flows4.remove(&dialogue.key.partner(&entry));
-        assert_eq!(note(&dialogue.sim, &dialogue.key, &entry, ACK, 1), Change::Orphaned);
-        assert_eq!(note(&dialogue.sim, &dialogue.key, &entry, 0, 1), Change::Kept);
+        dialogue.sim.flows4.remove(&dialogue.key.partner(entry));
+        assert_eq!(note(&dialogue.sim, &dialogue.key, entry, ACK, 1), Change::Orphaned);
+        assert_eq!(note(&dialogue.sim, &dialogue.key, entry, 0, 1), Change::Kept);
     }
 }

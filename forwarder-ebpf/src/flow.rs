@@ -3,7 +3,7 @@
 mod v4;
 mod v6;
 
-use crate::abi::{FlowEntry, FlowKey, SharedU16, SharedU32, SharedU64, Side, Ticks, status};
+use crate::abi::{Birth, FlowEntry, FlowKey, SharedU32, Side, Ticks, status};
 use crate::answer::{Problem, ask};
 use crate::conntrack::{self, Change};
 use crate::firewall;
@@ -49,8 +49,8 @@ pub(crate) trait Packet {
     fn write<F: Frame>(&self, frame: &mut F, entry: &FlowEntry) -> bool;
     /// Notes a first fragment.
     fn remember<T: Tables>(&self, tables: &T, now: Ticks);
-    /// Makes the flow's two entries.
-    fn open<T: Tables>(&self, tables: &T, at: &Arrival<'_>, way: &Way) -> Result<(), Drop>;
+    /// Makes the flow's two entries, or ends the packet.
+    fn open<T: Tables>(&self, tables: &T, at: &Arrival<'_>, way: &Way) -> Result<(), Verdict>;
 }
 
 /// A packet of a known flow, off the fast path. `None`: the flow turned out to be gone or to be made anew.
@@ -62,7 +62,7 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     packet: &P,
     entry: &FlowEntry,
 ) -> Option<Verdict> {
-    if entry.epoch.load() != at.control.epoch
+    if entry.epoch.load() != at.control.epoch as u16
         && let Some(end) = refresh(tables, at, packet, entry)
     {
         return end;
@@ -100,17 +100,17 @@ pub(crate) fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
     entry: &FlowEntry,
 ) -> Option<Option<Verdict>> {
     let originator = entry.status.load() & status::ORIGINATOR != 0;
-    let entered = if originator { at.iface.side } else { entry.partner_side };
+    let entered = if originator { at.iface.side } else { entry.partner_side() };
     // On an interface that serves both sides the first packet's address decided; it has not changed.
     if entered != Side::Both as u8 && !firewall::admits(at.control, entered, false) {
         remove(tables, packet.key(), entry);
         return Some(Some(Verdict::Drop(Drop::Policy)));
     }
     match way_out(tables, at, packet, Some(entry)) {
-        Ok(way) if way.side == entry.partner_side => {
+        Ok(way) if way.side == entry.partner_side() => {
             entry.next_hop.store(way.hop.pack());
             entry.mtu.store(way.mtu);
-            entry.epoch.store(at.control.epoch);
+            entry.epoch.store(at.control.epoch as u16);
             None
         }
         // It now leaves on another side: what was translated may not be any more, and the other way round.
@@ -167,8 +167,10 @@ pub(crate) fn admit<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: 
     }
     match packet.open(tables, at, &way) {
         Ok(()) => None,
-        Err(reason @ (Drop::NatExhausted | Drop::TableFull)) => Some(ask(tables, packet, Problem::Prohibited, reason)),
-        Err(reason) => Some(Verdict::Drop(reason)),
+        Err(Verdict::Drop(reason @ (Drop::NatExhausted | Drop::TableFull))) => {
+            Some(ask(tables, packet, Problem::Prohibited, reason))
+        }
+        Err(end) => Some(end),
     }
 }
 
@@ -177,38 +179,61 @@ pub(crate) fn admit<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: 
 fn fresh_entry(at: &Arrival<'_>, bits: u32, partner_side: u8) -> FlowEntry {
     FlowEntry {
         last_seen: SharedU32::new(at.now),
-        first_seen: SharedU32::new(at.now),
-        status: SharedU32::new(bits),
-        partner_side,
+        status: SharedU32::new(with_partner(bits, partner_side)),
         ..FlowEntry::default()
     }
 }
 
+/// Status bits of an entry whose answers enter by `side`.
+#[inline(always)]
+fn with_partner(bits: u32, side: u8) -> u32 {
+    bits | u32::from(side) << status::PARTNER_SHIFT
+}
+
+/// How a flow's entries come to be.
+#[inline(always)]
+fn birth(at: &Arrival<'_>) -> Birth {
+    Birth { since: SharedU32::new(at.now), ..Birth::default() }
+}
+
 /// The responder's way back is not known yet: an epoch that never is makes its first packet ask.
 #[inline(always)]
-fn set_way(entry: &mut FlowEntry, at: &Arrival<'_>, way: Option<&Way>) {
+fn set_way(entry: &FlowEntry, at: &Arrival<'_>, way: Option<&Way>) {
     match way {
         Some(way) => {
-            entry.next_hop = SharedU64::new(way.hop.pack());
-            entry.mtu = SharedU16::new(way.mtu);
-            entry.epoch = SharedU32::new(at.control.epoch);
+            entry.next_hop.store(way.hop.pack());
+            entry.mtu.store(way.mtu);
+            entry.epoch.store(at.control.epoch as u16);
         }
-        None => entry.epoch = SharedU32::new(at.control.epoch.wrapping_sub(1)),
+        None => entry.epoch.store((at.control.epoch as u16).wrapping_sub(1)),
     }
 }
 
 /// Inserts the originator's entry after the responder's, or undoes the latter. Another CPU that was faster wins: its
 /// entries serve this packet too.
 #[inline(always)]
-fn insert_second<K: FlowKey, T: FlowTable<K>>(tables: &T, key: &K, entry: &FlowEntry, first: &K) -> Result<(), Drop> {
-    match tables.insert_flow(key, entry) {
+fn insert_second<K: FlowKey, T: FlowTable<K>>(
+    tables: &T,
+    (key, entry): (&K, &FlowEntry),
+    birth: &Birth,
+    first: &K,
+) -> Result<(), Refused> {
+    match tables.insert_flow(key, entry, birth) {
         Ok(()) => Ok(()),
         Err(refused) => {
             tables.remove_flow(first);
-            match refused {
-                Refused::Exists => Ok(()),
-                Refused::Full => Err(Drop::TableFull),
-            }
+            if refused == Refused::Exists { Ok(()) } else { Err(refused) }
         }
+    }
+}
+
+/// What becomes of a packet whose flow could not be inserted. `taken`: what it means that the responder's key is taken.
+#[inline(always)]
+fn end_refused<P: Packet>(refused: Refused, taken: Verdict) -> Verdict {
+    match refused {
+        Refused::Full => Verdict::Drop(Drop::TableFull),
+        // The stage begins again; the kernel's limit of tail calls is the bound.
+        Refused::Busy => Verdict::Next(P::NEW),
+        Refused::Exists => taken,
     }
 }

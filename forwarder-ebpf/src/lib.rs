@@ -22,8 +22,8 @@
 //! key is the tuple as it arrives; its rewrite is the tuple as it leaves.
 //!
 //! # Invariants
-//! - A known flow's packet costs one hash lookup. No timer, no lock, no clock helper.
-//! - The responder's entry is inserted first and with NOEXIST: that insertion *is* the port allocation.
+//! - A known flow's packet costs one lookup, nearly always one access to memory. No timer, no lock, no clock helper.
+//! - The responder's entry is inserted first, and only if its key is free: that insertion *is* the port allocation.
 //! - Everything that changes in an entry after insertion is an atomic of its own; the rewrite never changes.
 //! - A packet is written only after every decision about it has been taken; until then it can still be passed or answered.
 //! - Every end is a [`verdict::Verdict`], and each has its own counter. Nothing is dropped without a named reason.
@@ -41,6 +41,7 @@ extern crate std;
 
 pub mod abi;
 pub mod conntrack;
+pub mod flow_table;
 pub mod frame;
 pub mod pipeline;
 pub mod tables;

@@ -9,8 +9,6 @@ use crate::abi::{Control, FlowEntry, FlowKey, FlowKey4, MAX_NAT_ADDRESSES, MAX_N
 use crate::abi::{PORT_ATTEMPTS, Side, status};
 use crate::conntrack::State;
 use crate::tables::{FlowTable, Tables};
-use crate::wire::Transport;
-use crate::wire::checksum::Delta;
 
 /// What the source NAT rules say of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,34 +65,12 @@ fn pick_address<T: Tables>(tables: &T, bank: u32, rule: &NatRule, from: u32) -> 
     }
 }
 
-/// The two halves of a translation: what the originator's packets change, and what the responder's change back.
-pub(crate) struct Rewrite {
-    /// Deltas for the originator's packets: IP, transport.
-    pub out: (u16, u16),
-    /// Deltas for the responder's packets: IP, transport.
-    pub back: (u16, u16),
-}
-
-/// The change of checksums when `key`'s source becomes `address` and `port`, both ways.
-#[inline(always)]
-pub(crate) fn rewrite(key: &FlowKey4, transport: Transport, address: [u8; 4], port: [u8; 2]) -> Rewrite {
-    let out = Delta::default().address(key.source, address);
-    let back = Delta::default().address(address, key.source);
-    let (l4_out, l4_back) = match transport {
-        Transport::Tcp | Transport::Udp => (out.word(key.source_port, port), back.word(port, key.source_port)),
-        Transport::Echo => (Delta::default().word(key.source_port, port), Delta::default().word(port, key.source_port)),
-        Transport::Pseudo => (out, back),
-        _ => (Delta::default(), Delta::default()),
-    };
-    Rewrite { out: (out.ttl_step().finish(), l4_out.finish()), back: (back.ttl_step().finish(), l4_back.finish()) }
-}
-
 /// Never a candidate: port 0 means "none" in TCP and UDP.
 const NO_PORT: u16 = 0;
 
 /// Finds a public port for the flow whose answers carry `answer`; sets it there. Tries the flow's own port, then up to
 /// `PORT_ATTEMPTS` pseudo-random ones in the range; the first closing connection met on the way gives up its port when all
-/// else is taken. False: none was found.
+/// else is taken. False: none was found. True is not yet a promise: the insertion decides.
 #[inline(always)]
 pub(crate) fn find_port<T: Tables>(tables: &T, control: &Control, answer: &mut FlowKey4, own: [u8; 2]) -> bool {
     let span = u32::from(control.port_last.wrapping_sub(control.port_first)) + 1;
@@ -107,10 +83,10 @@ pub(crate) fn find_port<T: Tables>(tables: &T, control: &Control, answer: &mut F
     while attempt < PORT_ATTEMPTS {
         if may_use(tables, control, candidate) {
             answer.destination_port = candidate.to_be_bytes();
-            match FlowTable::<FlowKey4>::flow(tables, answer) {
+            match FlowTable::<FlowKey4>::flow_nearby(tables, answer) {
                 None => return true,
                 Some(entry) => {
-                    if reclaimable == NO_PORT && is_closing(answer.protocol, &entry) {
+                    if reclaimable == NO_PORT && is_closing(answer.protocol, entry) {
                         reclaimable = candidate;
                     }
                 }
@@ -145,7 +121,7 @@ fn is_closing(protocol: u8, entry: &FlowEntry) -> bool {
 #[inline(always)]
 fn remove_pair<T: Tables>(tables: &T, responder: &FlowKey4) {
     if let Some(entry) = FlowTable::<FlowKey4>::flow(tables, responder) {
-        tables.remove_flow(&responder.partner(&entry));
+        tables.remove_flow(&responder.partner(entry));
     }
     tables.remove_flow(responder);
 }
@@ -153,7 +129,7 @@ fn remove_pair<T: Tables>(tables: &T, responder: &FlowKey4) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::SharedU32;
+    use crate::abi::{Birth, SharedU32};
     use crate::sim::Sim;
     use crate::wire::protocol;
 
@@ -177,7 +153,7 @@ mod tests {
         let found = find_port(sim, &sim.control_now(), &mut answer, own.to_be_bytes());
         let entry = FlowEntry { status: SharedU32::new(bits), ..FlowEntry::default() };
         found.then(|| {
-            sim.flows4.insert(&answer, &entry).expect("what was found is free");
+            sim.flows4.insert(&answer, &entry, &Birth::default()).expect("what was found is free");
             u16::from_be_bytes(answer.destination_port)
         })
     }

@@ -36,7 +36,7 @@ pub fn enter<F: Frame, T: Tables>(frame: &mut F, tables: &T, ingress: u32, now: 
 /// Nothing about this packet needs more than its flow entry.
 #[inline(always)]
 fn is_plain<P: Packet>(packet: &P, entry: &FlowEntry, epoch: u32) -> bool {
-    entry.epoch.load() == epoch
+    entry.epoch.load() == epoch as u16
         && u32::from(packet.signal()) & entry.status.load() == 0
         && packet.hops() > 1
         && packet.total() <= u32::from(entry.mtu.load())
@@ -46,9 +46,9 @@ fn is_plain<P: Packet>(packet: &P, entry: &FlowEntry, epoch: u32) -> bool {
 fn fast4<F: Frame, T: Tables>(frame: &mut F, tables: &T, at: &Arrival<'_>) -> Verdict {
     if let Some(packet) = ipv4::parse_plain(frame, at.iface.side)
         && let Some(entry) = FlowTable::<FlowKey4>::flow(tables, &packet.key)
-        && is_plain(&packet, &entry, at.control.epoch)
+        && is_plain(&packet, entry, at.control.epoch)
     {
-        return rewrite::forward(frame, tables, at, &packet, &entry);
+        return rewrite::forward(frame, tables, at, &packet, entry);
     }
     Verdict::Next(Stage::Flow4)
 }
@@ -57,9 +57,9 @@ fn fast4<F: Frame, T: Tables>(frame: &mut F, tables: &T, at: &Arrival<'_>) -> Ve
 fn fast6<F: Frame, T: Tables>(frame: &mut F, tables: &T, at: &Arrival<'_>) -> Verdict {
     if let Some(packet) = ipv6::parse_plain(frame, at.iface.side)
         && let Some(entry) = FlowTable::<FlowKey6>::flow(tables, &packet.key)
-        && is_plain(&packet, &entry, at.control.epoch)
+        && is_plain(&packet, entry, at.control.epoch)
     {
-        return rewrite::forward(frame, tables, at, &packet, &entry);
+        return rewrite::forward(frame, tables, at, &packet, entry);
     }
     Verdict::Next(Stage::Flow6)
 }
@@ -149,7 +149,7 @@ fn through_flow<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     packet: &P,
 ) -> Verdict {
     if let Some(entry) = FlowTable::<P::Key>::flow(tables, packet.key())
-        && let Some(verdict) = flow::known(frame, tables, at, packet, &entry)
+        && let Some(verdict) = flow::known(frame, tables, at, packet, entry)
     {
         return verdict;
     }
@@ -175,7 +175,7 @@ fn new_flow<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
         return Verdict::Next(P::FLOW);
     }
     match FlowTable::<P::Key>::flow(tables, packet.key()) {
-        Some(entry) => rewrite::forward(frame, tables, at, packet, &entry),
+        Some(entry) => rewrite::forward(frame, tables, at, packet, entry),
         None => Verdict::Drop(Drop::NoFlow),
     }
 }

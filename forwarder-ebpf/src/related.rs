@@ -70,18 +70,18 @@ pub(crate) fn related4<F: Frame, T: Tables>(frame: &mut F, tables: &T, at: &Arri
     let Some(entry) = FlowTable::<FlowKey4>::flow(tables, &quoted.key) else {
         return without_flow(tables, at, packet, Drop::IcmpUnrelated);
     };
-    if let Some(end) = leave(tables, at, packet, &entry) {
+    if let Some(end) = leave(tables, at, packet, entry) {
         return end;
     }
-    if nat::is_translated(&entry) {
-        let Some(inner) = write_quoted4(frame, packet, &quoted, &entry) else { return Verdict::Drop(Drop::Malformed) };
+    if nat::is_translated(entry) {
+        let Some(inner) = write_quoted4(frame, packet, &quoted, entry) else { return Verdict::Drop(Drop::Malformed) };
         let Some(sum) = frame.at::<2>(packet.l4() + icmp::CHECKSUM) else { return Verdict::Drop(Drop::Malformed) };
         *sum = apply(*sum, inner);
     }
-    if write_outer4(frame, packet, &quoted, &entry).is_none() {
+    if write_outer4(frame, packet, &quoted, entry).is_none() {
         return Verdict::Drop(Drop::Malformed);
     }
-    rewrite::send(frame, tables, &entry)
+    rewrite::send(frame, tables, entry)
 }
 
 /// Checks that hold for both families before an error leaves with its flow. `Some` ends it.
@@ -92,9 +92,9 @@ fn leave<P: Packet, T: Tables + FlowTable<P::Key>>(
     packet: &P,
     entry: &FlowEntry,
 ) -> Option<Verdict> {
-    if entry.epoch.load() != at.control.epoch {
+    if entry.epoch.load() != at.control.epoch as u16 {
         match way_out(tables, at, packet, Some(entry)) {
-            Ok(way) if way.side == entry.partner_side => {
+            Ok(way) if way.side == entry.partner_side() => {
                 entry.next_hop.store(way.hop.pack());
                 entry.mtu.store(way.mtu);
             }
@@ -112,13 +112,13 @@ fn leave<P: Packet, T: Tables + FlowTable<P::Key>>(
 #[inline(always)]
 fn write_quoted4<F: Frame>(frame: &mut F, packet: &Packet4, quoted: &Quoted, entry: &FlowEntry) -> Option<u16> {
     let key = &quoted.key;
-    let addresses = Delta::default().address(key.destination, entry.destination).address(key.source, entry.source);
+    let addresses = Delta::default().address(key.destination, entry.destination()).address(key.source, entry.source());
     let header = frame.at::<{ ipv4::HEADER }>(quoted.l3)?;
     let old = [header[10], header[11]];
     let new = apply(old, addresses.finish());
     [header[10], header[11]] = new;
-    [header[12], header[13], header[14], header[15]] = entry.destination;
-    [header[16], header[17], header[18], header[19]] = entry.source;
+    [header[12], header[13], header[14], header[15]] = entry.destination();
+    [header[16], header[17], header[18], header[19]] = entry.source();
     let outer = addresses.word(old, new);
     Some(write_quoted_transport(frame, packet, quoted, entry, addresses)?.plus(outer).finish())
 }
@@ -135,14 +135,15 @@ fn write_quoted_transport<F: Frame>(
 ) -> Option<Delta> {
     let key = &quoted.key;
     // One of an echo's two ports is no field; the other is the identifier. The one that is none does not change.
-    let ports =
-        Delta::default().word(key.destination_port, entry.destination_port).word(key.source_port, entry.source_port);
+    let ports = Delta::default()
+        .word(key.destination_port, entry.destination_port())
+        .word(key.source_port, entry.source_port());
     let whole = addresses.plus(ports).finish();
     match key.protocol {
         protocol::TCP => {
             let start = frame.at::<4>(quoted.l4)?;
-            [start[0], start[1]] = entry.destination_port;
-            [start[2], start[3]] = entry.source_port;
+            [start[0], start[1]] = entry.destination_port();
+            [start[2], start[3]] = entry.source_port();
             if quoted.l4 + 18 > ETHERNET + packet.total as usize {
                 return Some(ports);
             }
@@ -153,8 +154,8 @@ fn write_quoted_transport<F: Frame>(
         }
         protocol::UDP => {
             let start = frame.at::<8>(quoted.l4)?;
-            [start[0], start[1]] = entry.destination_port;
-            [start[2], start[3]] = entry.source_port;
+            [start[0], start[1]] = entry.destination_port();
+            [start[2], start[3]] = entry.source_port();
             let (old, new) = ([start[6], start[7]], apply_udp([start[6], start[7]], whole));
             [start[6], start[7]] = new;
             Some(ports.word(old, new))
@@ -163,9 +164,9 @@ fn write_quoted_transport<F: Frame>(
             let start = frame.at::<8>(quoted.l4)?;
             let request = start[0] == icmp::v4::ECHO;
             let (was, is) = if request {
-                (key.destination_port, entry.destination_port)
+                (key.destination_port, entry.destination_port())
             } else {
-                (key.source_port, entry.source_port)
+                (key.source_port, entry.source_port())
             };
             let (old, new) = ([start[2], start[3]], apply([start[2], start[3]], ports.finish()));
             [start[2], start[3]] = new;
@@ -180,9 +181,9 @@ fn write_quoted_transport<F: Frame>(
 /// REQ-5).
 #[inline(always)]
 fn write_outer4<F: Frame>(frame: &mut F, packet: &Packet4, quoted: &Quoted, entry: &FlowEntry) -> Option<()> {
-    let source = if entry.source == quoted.key.source { packet.key.source } else { entry.source };
+    let source = if entry.source() == quoted.key.source { packet.key.source } else { entry.source() };
     let destination =
-        if entry.destination == quoted.key.destination { packet.key.destination } else { entry.destination };
+        if entry.destination() == quoted.key.destination { packet.key.destination } else { entry.destination() };
     let delta = Delta::default()
         .address(packet.key.source, source)
         .address(packet.key.destination, destination)
@@ -242,11 +243,11 @@ pub(crate) fn related6<F: Frame, T: Tables>(frame: &mut F, tables: &T, at: &Arri
     let Some(entry) = FlowTable::<FlowKey6>::flow(tables, &key) else {
         return without_flow(tables, at, packet, Drop::IcmpUnrelated);
     };
-    if let Some(end) = leave(tables, at, packet, &entry) {
+    if let Some(end) = leave(tables, at, packet, entry) {
         return end;
     }
     if !packet.write(frame) {
         return Verdict::Drop(Drop::Malformed);
     }
-    rewrite::send(frame, tables, &entry)
+    rewrite::send(frame, tables, entry)
 }

@@ -1,11 +1,11 @@
 //! What the core asks of its surroundings: maps, routes, random numbers. Two bodies: `bpf` and `sim`.
 
-use crate::abi::{Control, FlowEntry, FlowKey4, FlowKey6, IfaceConfig, NatRule, Ticks};
+use crate::abi::{Birth, Control, FlowEntry, FlowKey4, FlowKey6, IfaceConfig, NatRule, Ticks};
 use crate::abi::{FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
 use crate::verdict::Drop;
 use crate::wire::ipv4::Packet4;
 use crate::wire::ipv6::Packet6;
-use core::ops::{Deref, DerefMut};
+use core::ops::DerefMut;
 
 /// Why an entry was not inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,23 +14,28 @@ pub enum Refused {
     Exists,
     /// No room.
     Full,
+    /// Another CPU is just doing the same or took the place: ask again.
+    Busy,
 }
 
 /// The flow table of one address family.
 pub trait FlowTable<K> {
-    /// A found entry.
-    type Entry: Deref<Target = FlowEntry>;
-
     /// The entry with this key.
-    fn flow(&self, key: &K) -> Option<Self::Entry>;
+    fn flow(&self, key: &K) -> Option<&FlowEntry>;
+
+    /// The same, but it may miss one in a crowded place.
+    fn flow_nearby(&self, key: &K) -> Option<&FlowEntry>;
+
+    /// How the entry with this key came to be.
+    fn birth(&self, key: &K) -> Option<&Birth>;
 
     /// Inserts unless the key is taken; atomic over all CPUs.
     ///
     /// # Errors
-    /// `Refused::Exists` when the key is taken, `Refused::Full` when the table has no room.
-    fn insert_flow(&self, key: &K, entry: &FlowEntry) -> Result<(), Refused>;
+    /// See `flow_table::insert`.
+    fn insert_flow(&self, key: &K, entry: &FlowEntry, birth: &Birth) -> Result<(), Refused>;
 
-    /// Removes the entry, if it is there.
+    /// Removes the entry, if it is there. Who has found it may still use it.
     fn remove_flow(&self, key: &K);
 }
 

@@ -1,6 +1,7 @@
-//! Flow table keys and the flow entry. What the bits of `status` mean over time is `conntrack`'s.
+//! Flow table keys: the tuple of one direction of a flow, as its packets arrive.
 
-use super::{SharedU16, SharedU32, SharedU64};
+use super::slot::{Shape, mix};
+use super::{Family, FlowEntry, SharedU64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// One direction of an IPv4 flow, as its packets arrive. ICMP echo has its identifier in the port of the asking side and
@@ -51,7 +52,7 @@ pub struct FlowKey6 {
 impl FlowKey4 {
     /// From addresses and ports as they stand side by side in a packet, read in the machine's order.
     ///
-    /// Two stores of eight bytes: the hash reads the key in words, and waits for every word that was stored in pieces.
+    /// Two words: so the key is hashed and compared, and stays in registers.
     #[inline(always)]
     pub fn pack(addresses: u64, ports: u32, protocol: u8, side: u8) -> Self {
         zerocopy::transmute!([addresses, u64::from(ports) | u64::from(protocol) << 32 | u64::from(side) << 40])
@@ -69,15 +70,40 @@ impl FlowKey6 {
 
 /// What both families' keys have in common: enough to keep flow state without knowing the family.
 pub trait FlowKey: Copy {
+    /// Which table it is in.
+    const FAMILY: Family;
+    /// How roomy its table is. At seven entries in eighteen slots three of four stand where they belong; IPv6's larger slots
+    /// are packed closer, so that both entries of a connection take at most 384 bytes.
+    const SLOTS_FOR_7_ENTRIES: u32;
+    /// The key as it lies in a slot: its words. The last 16 bits, which are no part of a key, are `Slot::passed`.
+    type Words: Default + FromBytes + KnownLayout;
+
     /// IP protocol number.
     fn protocol(&self) -> u8;
     /// The key of the packets that answer, when nothing is translated and they enter by `side`.
     fn reversed(&self, side: u8) -> Self;
     /// The key of the packets that answer those of `entry`, whose own key is `self`.
     fn partner(&self, entry: &FlowEntry) -> Self;
+    /// Hash under the table's secret.
+    fn hash(&self, shape: &Shape) -> u64;
+    /// Is it this one?
+    fn is(&self, words: &Self::Words) -> bool;
+    /// Writes it.
+    fn write(&self, words: &Self::Words);
+    /// Reads it.
+    fn read(words: &Self::Words) -> Self;
+    /// The word that has 16 bits to spare.
+    fn last(words: &Self::Words) -> &SharedU64;
 }
 
+/// The bits of the last word that are the key's.
+const KEY_BITS: u64 = (1 << 48) - 1;
+
 impl FlowKey for FlowKey4 {
+    const FAMILY: Family = Family::V4;
+    const SLOTS_FOR_7_ENTRIES: u32 = 18;
+    type Words = [SharedU64; 2];
+
     #[inline(always)]
     fn protocol(&self) -> u8 {
         self.protocol
@@ -99,18 +125,52 @@ impl FlowKey for FlowKey4 {
     #[inline(always)]
     fn partner(&self, entry: &FlowEntry) -> Self {
         Self {
-            source: entry.destination,
-            destination: entry.source,
-            source_port: entry.destination_port,
-            destination_port: entry.source_port,
+            source: entry.destination(),
+            destination: entry.source(),
+            source_port: entry.destination_port(),
+            destination_port: entry.source_port(),
             protocol: self.protocol,
-            side: entry.partner_side,
+            side: entry.partner_side(),
             zero: [0; 2],
         }
+    }
+
+    #[inline(always)]
+    fn hash(&self, shape: &Shape) -> u64 {
+        let [a, b]: [u64; 2] = zerocopy::transmute!(*self);
+        let [k, l, m, n, ..] = shape.secret;
+        mix(mix(0, a, (k, l)), b, (m, n))
+    }
+
+    #[inline(always)]
+    fn is(&self, words: &Self::Words) -> bool {
+        let [a, b]: [u64; 2] = zerocopy::transmute!(*self);
+        (a ^ words[0].load()) | ((b ^ words[1].load()) & KEY_BITS) == 0
+    }
+
+    #[inline(always)]
+    fn write(&self, words: &Self::Words) {
+        let [a, b]: [u64; 2] = zerocopy::transmute!(*self);
+        words[0].store(a);
+        write_last(&words[1], b);
+    }
+
+    #[inline(always)]
+    fn read(words: &Self::Words) -> Self {
+        zerocopy::transmute!([words[0].load(), words[1].load() & KEY_BITS])
+    }
+
+    #[inline(always)]
+    fn last(words: &Self::Words) -> &SharedU64 {
+        &words[1]
     }
 }
 
 impl FlowKey for FlowKey6 {
+    const FAMILY: Family = Family::V6;
+    const SLOTS_FOR_7_ENTRIES: u32 = 14;
+    type Words = [SharedU64; 5];
+
     #[inline(always)]
     fn protocol(&self) -> u8 {
         self.protocol
@@ -131,115 +191,54 @@ impl FlowKey for FlowKey6 {
 
     #[inline(always)]
     fn partner(&self, entry: &FlowEntry) -> Self {
-        self.reversed(entry.partner_side)
+        self.reversed(entry.partner_side())
+    }
+
+    #[inline(always)]
+    fn hash(&self, shape: &Shape) -> u64 {
+        let [a, b, c, d, e]: [u64; 5] = zerocopy::transmute!(*self);
+        let [k, l, m, n, o, p, q, r, s, t] = shape.secret;
+        mix(mix(mix(mix(mix(0, a, (k, l)), b, (m, n)), c, (o, p)), d, (q, r)), e, (s, t))
+    }
+
+    #[inline(always)]
+    fn is(&self, words: &Self::Words) -> bool {
+        let [a, b, c, d, e]: [u64; 5] = zerocopy::transmute!(*self);
+        let [v, w, x, y, z] = words;
+        let first = (a ^ v.load()) | (b ^ w.load()) | (c ^ x.load()) | (d ^ y.load());
+        first | ((e ^ z.load()) & KEY_BITS) == 0
+    }
+
+    #[inline(always)]
+    fn write(&self, words: &Self::Words) {
+        let [a, b, c, d, e]: [u64; 5] = zerocopy::transmute!(*self);
+        words[0].store(a);
+        words[1].store(b);
+        words[2].store(c);
+        words[3].store(d);
+        write_last(&words[4], e);
+    }
+
+    #[inline(always)]
+    fn read(words: &Self::Words) -> Self {
+        let [a, b, c, d, e] = words;
+        zerocopy::transmute!([a.load(), b.load(), c.load(), d.load(), e.load() & KEY_BITS])
+    }
+
+    #[inline(always)]
+    fn last(words: &Self::Words) -> &SharedU64 {
+        &words[4]
     }
 }
 
-/// One direction of a flow: the verdict, the rewrite, the way out and the counters. 64 bytes, one cache line behind the key.
-///
-/// The fast path reads all of it and writes `packets`, `bytes` and `last_seen`. Addresses and ports below are those that
-/// the packet leaves with; without translation they equal the key's (IPv4) or are zero (IPv6).
-#[derive(Clone, Debug, Default, FromBytes, IntoBytes, KnownLayout)]
-#[repr(C, align(8))]
-pub struct FlowEntry {
-    /// Packets forwarded in this direction.
-    pub packets: SharedU64,
-    /// Bytes forwarded in this direction: IP total length, without Ethernet and padding.
-    pub bytes: SharedU64,
-    /// The way out: a packed `NextHop`, one word so that it changes at once.
-    pub next_hop: SharedU64,
-    /// Ticks at the last packet of this direction.
-    pub last_seen: SharedU32,
-    /// `Control::epoch` under which route and policy were last asked.
-    pub epoch: SharedU32,
-    /// Bits of `status`.
-    pub status: SharedU32,
-    /// Ticks when the connection (or its latest reincarnation) began.
-    pub first_seen: SharedU32,
-    /// Source address to leave with (IPv4).
-    pub source: [u8; 4],
-    /// Destination address to leave with (IPv4).
-    pub destination: [u8; 4],
-    /// Source port to leave with, network order.
-    pub source_port: [u8; 2],
-    /// Destination port to leave with, network order.
-    pub destination_port: [u8; 2],
-    /// What to add to the complemented IP header checksum: address changes and the TTL step (RFC 1624).
-    pub ip_delta: u16,
-    /// What to add to the complemented TCP, UDP or ICMP checksum.
-    pub l4_delta: u16,
-    /// Largest IP packet that the way out takes, bytes.
-    pub mtu: SharedU16,
-    /// Firewall rule that admitted the flow, 0 for the default of its side.
-    pub rule: SharedU16,
-    /// `Side` of the interface that the answers enter by.
-    pub partner_side: u8,
-    /// Zero.
-    pub zero: u8,
-    /// Zero. A field of its own: three bytes in a row are written as one and an odd two, which the verifier refuses.
-    pub zeros: u16,
+/// Replaces the key's bits. The others may change meanwhile.
+#[inline(always)]
+fn write_last(word: &SharedU64, bits: u64) {
+    word.and(!KEY_BITS);
+    word.or(bits & KEY_BITS);
 }
 
 // `pack` puts the pieces where a little-endian machine has them; so are x86-64, arm64 and `bpfel`.
 const _: () = assert!(cfg!(target_endian = "little"));
 const _: () = assert!(size_of::<FlowKey4>() == 16);
 const _: () = assert!(size_of::<FlowKey6>() == 40);
-const _: () = assert!(size_of::<FlowEntry>() == 64);
-
-/// Where packets of a flow leave: egress interface and the next hop's link-layer address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NextHop {
-    /// Egress interface index; 16 bits are enough, `run` refuses higher ones.
-    pub ifindex: u16,
-    /// Link-layer address to send to.
-    pub mac: [u8; 6],
-}
-
-impl NextHop {
-    /// As it stands in `FlowEntry::next_hop`: the address in the low six bytes as they go on the wire, then the index.
-    #[inline(always)]
-    pub fn pack(self) -> u64 {
-        let [a, b, c, d, e, f] = self.mac;
-        let [x, y] = self.ifindex.to_ne_bytes();
-        u64::from_ne_bytes([a, b, c, d, e, f, x, y])
-    }
-
-    /// Inverse of `pack`.
-    #[inline(always)]
-    pub fn unpack(word: u64) -> Self {
-        let [a, b, c, d, e, f, x, y] = word.to_ne_bytes();
-        Self { ifindex: u16::from_ne_bytes([x, y]), mac: [a, b, c, d, e, f] }
-    }
-}
-
-/// Bits of `FlowEntry::status`. They change only by atomic OR and AND, so two CPUs on one connection lose none.
-pub mod status {
-    /// Low byte: a packet whose signal (TCP flags, or `SIGNAL` for all other protocols) meets this mask takes the slow path.
-    pub const WATCH: u32 = 0xff;
-    /// Signal of every packet that is not TCP. It is TCP's CWR bit, which TCP signals leave out.
-    pub const SIGNAL: u8 = 0x80;
-    /// Second byte: OR of the TCP flags FIN, SYN, RST and ACK seen in this direction.
-    pub const FLAGS_SHIFT: u32 = 8;
-    /// An answer has been seen. This and the next five stand equal in both entries of a connection.
-    pub const REPLIED: u32 = 1 << 16;
-    /// UDP with more than one request and response.
-    pub const STREAM: u32 = 1 << 17;
-    /// TCP handshake complete.
-    pub const ESTABLISHED: u32 = 1 << 18;
-    /// FIN from the originator.
-    pub const FIN_ORIGINATOR: u32 = 1 << 19;
-    /// FIN from the responder.
-    pub const FIN_RESPONDER: u32 = 1 << 20;
-    /// RST from either.
-    pub const RESET: u32 = 1 << 21;
-    /// Picked up in mid-stream: the handshake was not seen.
-    pub const LOOSE: u32 = 1 << 22;
-    /// This entry is the originator's.
-    pub const ORIGINATOR: u32 = 1 << 24;
-    /// This entry rewrites the source.
-    pub const SOURCE_NAT: u32 = 1 << 25;
-    /// This entry rewrites the destination.
-    pub const DESTINATION_NAT: u32 = 1 << 26;
-    /// All bits that both entries share.
-    pub const SHARED: u32 = REPLIED | STREAM | ESTABLISHED | FIN_ORIGINATOR | FIN_RESPONDER | RESET | LOOSE;
-}

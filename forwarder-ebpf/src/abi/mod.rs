@@ -6,20 +6,24 @@
 
 mod config;
 mod counters;
+mod entry;
 mod flow;
 mod fragment;
 mod load;
 mod shared;
+mod slot;
 
 pub use config::{Control, IfaceConfig, NatAction, NatRule, Side};
 pub use counters::{Counter, DWELL_BUCKETS, OUTCOMES, counter_index, dwell_bucket, dwell_bucket_ns};
-pub use flow::{FlowEntry, FlowKey, FlowKey4, FlowKey6, NextHop, status};
+pub use entry::{Birth, FlowEntry, NextHop, status};
+pub use flow::{FlowKey, FlowKey4, FlowKey6};
 pub use fragment::{FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
 pub use load::{
     LOAD_CLIENTS6, LOAD_ECHO_PORT, LOAD_FIRST_PORT, LOAD_MAGIC, LOAD_PORT_BITS, LOAD_SERVER_PORT, LOAD_SERVERS6,
     LoadArrived, LoadConfig, LoadStation, LoadStream, load_port,
 };
 pub use shared::{SharedU16, SharedU32, SharedU64};
+pub use slot::{Family, Shape, Slot, Used, tend};
 
 /// Time in the datapath: the low 32 bits of the kernel's jiffies. The unit is 1/HZ s; user space measures HZ.
 pub type Ticks = u32;
@@ -65,10 +69,22 @@ pub const HELD_RING_BYTES: u32 = 1 << 20;
 
 /// Map names, as they stand in the BPF object and among the pins.
 pub mod names {
-    /// `FlowKey4` to `FlowEntry`.
+    /// `Slot<FlowKey4>` by index.
     pub const FLOWS4: &str = "FLOWS4";
-    /// `FlowKey6` to `FlowEntry`.
+    /// `Slot<FlowKey6>` by index.
     pub const FLOWS6: &str = "FLOWS6";
+    /// `Birth` by index of FLOWS4.
+    pub const BIRTHS4: &str = "BIRTHS4";
+    /// `Birth` by index of FLOWS6.
+    pub const BIRTHS6: &str = "BIRTHS6";
+    /// Which blocks of FLOWS4 are in use, 64 a word.
+    pub const BLOCKS4: &str = "BLOCKS4";
+    /// The same of FLOWS6.
+    pub const BLOCKS6: &str = "BLOCKS6";
+    /// `Family` to `Shape`.
+    pub const SHAPES: &str = "SHAPES";
+    /// `Family` to `Used`.
+    pub const USED: &str = "USED";
     /// `FragmentKey4` to `FragmentOwner4`.
     pub const FRAGMENTS4: &str = "FRAGMENTS4";
     /// `FragmentKey6` to `FragmentOwner6`.

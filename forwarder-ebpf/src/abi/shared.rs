@@ -1,8 +1,8 @@
 //! Integers in map values that several CPUs change at once.
 //!
 //! `core` has no 16 and 32-bit atomics, and no read-modify-write at all, for the BPF target, though the instructions exist
-//! (64 and 32-bit add, and, or since kernel 5.12). So these stand in: the BPF instructions in the kernel, the standard
-//! atomics on the host. All orderings are relaxed: no other memory is published through them.
+//! (64 and 32-bit add, and, or, compare-and-exchange since kernel 5.12). So these stand in: the BPF instructions in the
+//! kernel, the standard atomics on the host. All orderings are relaxed but that of `exchange`, by which entries are published.
 #![expect(unsafe_code, reason = "atomic access to shared memory; see the SAFETY notes")]
 
 use core::cell::UnsafeCell;
@@ -79,6 +79,35 @@ shared! {
     SharedU16, u16, AtomicU16
 }
 
+impl SharedU32 {
+    /// Replaces `old` by `new`; false when the value is not `old`. A full barrier: what was written before is seen by who
+    /// sees `new`.
+    #[inline(always)]
+    pub fn exchange(&self, old: u32, new: u32) -> bool {
+        #[cfg(target_arch = "bpf")]
+        {
+            let mut seen = old;
+            // SAFETY: one atomic instruction on our own, aligned field; it changes nothing else but its register, and
+            // memory that was written before stays before it.
+            unsafe {
+                core::arch::asm!(
+                    "w0 = cmpxchg32_32({0} + 0, w0, {1})",
+                    in(reg) self.0.get(), in(wreg) new, inout("w0") seen, options(nostack, preserves_flags)
+                )
+            };
+            seen == old
+        }
+        #[cfg(not(target_arch = "bpf"))]
+        {
+            use core::sync::atomic::Ordering::SeqCst;
+            // SAFETY: the pointer is to our own, aligned field and lives as long as `self`; all accesses are atomic.
+            unsafe { core::sync::atomic::AtomicU32::from_ptr(self.0.get()) }
+                .compare_exchange(old, new, SeqCst, SeqCst)
+                .is_ok()
+        }
+    }
+}
+
 macro_rules! modify {
     ($type:ty, $name:ident, $doc:literal, $int:ty, $atomic:ident, $method:ident, $class:ident, $instruction:literal) => {
         impl $type {
@@ -100,6 +129,18 @@ macro_rules! modify {
 }
 
 modify!(SharedU64, add, "Adds, wrapping.", u64, AtomicU64, fetch_add, reg, "lock *(u64 *)({0} + 0) += {1}");
+modify!(SharedU64, or, "Sets the bits of `value`.", u64, AtomicU64, fetch_or, reg, "lock *(u64 *)({0} + 0) |= {1}");
+modify!(
+    SharedU64,
+    and,
+    "Keeps only the bits of `value`.",
+    u64,
+    AtomicU64,
+    fetch_and,
+    reg,
+    "lock *(u64 *)({0} + 0) &= {1}"
+);
+modify!(SharedU32, add, "Adds, wrapping.", u32, AtomicU32, fetch_add, wreg, "lock *(u32 *)({0} + 0) += {1}");
 modify!(SharedU32, or, "Sets the bits of `value`.", u32, AtomicU32, fetch_or, wreg, "lock *(u32 *)({0} + 0) |= {1}");
 modify!(
     SharedU32,

@@ -14,6 +14,8 @@ mod frame;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod programs;
+#[cfg(target_arch = "bpf")]
+mod tend;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {

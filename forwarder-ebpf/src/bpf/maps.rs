@@ -1,21 +1,20 @@
 //! The maps, and `Tables` over them.
 //!
-//! Concurrency: any CPU may run any program at any time. Flow entries are shared and all that changes in them is atomic.
-//! They are preallocated, so a reference stays readable memory even when the entry is deleted under it. The controller
-//! deletes only what has been silent for its whole timeout, so a program that holds a deleted entry got it in the same
-//! microsecond; what it then counts may be another connection's. Configuration is written by the controller alone.
+//! Concurrency: any CPU may run any program at any time. Flow entries are shared and all that changes in them is atomic; how
+//! they come and go stands in `flow_table`. Configuration is written by the controller alone.
 //! Per-CPU values belong to the running program: XDP programs are not preempted by one another on a CPU.
 
 use crate::frame::opaque;
-use aya_ebpf::bindings::{self, BPF_ANY, BPF_NOEXIST, bpf_fib_lookup as FibParams, xdp_md};
+use aya_ebpf::bindings::{self, BPF_ANY, BPF_F_MMAPABLE, bpf_fib_lookup as FibParams, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMap, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::maps::{Array, DevMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use forwarder_ebpf::abi::{
-    Control, Counter, DWELL_BUCKETS, FlowEntry, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4,
-    FragmentOwner6, HELD_FRAME_BYTES, HELD_RING_BYTES, HeldFrame, IfaceConfig, MAX_FRAGMENT_TRAINS, MAX_IFACES,
-    MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES, Ticks,
+    Birth, Control, Counter, DWELL_BUCKETS, FlowEntry, FlowKey, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6,
+    FragmentOwner4, FragmentOwner6, HELD_FRAME_BYTES, HELD_RING_BYTES, HeldFrame, IfaceConfig, MAX_FRAGMENT_TRAINS,
+    MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES, Shape, SharedU64, Slot, Ticks, Used,
 };
+use forwarder_ebpf::flow_table::{self, Slots};
 use forwarder_ebpf::tables::{Answer, Fate, FlowTable, FragmentTable, Refused, Route, RouteQuery, Tables};
 use forwarder_ebpf::verdict::STAGES as STAGE_COUNT;
 use forwarder_ebpf::wire::ipv4::Packet4;
@@ -25,11 +24,24 @@ use forwarder_ebpf::wire::ipv6::Packet6;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-// The controller sizes FLOWS4, FLOWS6 and IFACES when it loads the object; the numbers here are placeholders.
+// The controller sizes the flow tables, their blocks and IFACES when it loads the object; the numbers here are
+// placeholders. It reads the flow tables, and reads and writes the blocks, in its own memory.
 #[map]
-static FLOWS4: HashMap<FlowKey4, FlowEntry> = HashMap::with_max_entries(1 << 16, 0);
+static FLOWS4: Array<Slot<FlowKey4>> = Array::with_max_entries(1 << 16, BPF_F_MMAPABLE);
 #[map]
-static FLOWS6: HashMap<FlowKey6, FlowEntry> = HashMap::with_max_entries(1 << 16, 0);
+static FLOWS6: Array<Slot<FlowKey6>> = Array::with_max_entries(1 << 16, BPF_F_MMAPABLE);
+#[map]
+static BIRTHS4: Array<Birth> = Array::with_max_entries(1 << 16, BPF_F_MMAPABLE);
+#[map]
+static BIRTHS6: Array<Birth> = Array::with_max_entries(1 << 16, BPF_F_MMAPABLE);
+#[map]
+static SHAPES: Array<Shape> = Array::with_max_entries(2, 0);
+#[map]
+static USED: Array<Used> = Array::with_max_entries(2, 0);
+#[map]
+static BLOCKS4: Array<SharedU64> = Array::with_max_entries(1 << 5, BPF_F_MMAPABLE);
+#[map]
+static BLOCKS6: Array<SharedU64> = Array::with_max_entries(1 << 5, BPF_F_MMAPABLE);
 #[map]
 static FRAGMENTS4: LruHashMap<FragmentKey4, FragmentOwner4> = LruHashMap::with_max_entries(MAX_FRAGMENT_TRAINS, 0);
 #[map]
@@ -96,39 +108,68 @@ pub fn scratch() -> Option<&'static mut Scratch> {
 }
 
 macro_rules! flow_table {
-    ($key:ty, $map:ident) => {
-        impl FlowTable<$key> for KernelTables {
-            type Entry = &'static FlowEntry;
+    ($key:ty, $map:ident, $births:ident, $blocks:ident) => {
+        impl Slots<$key> for KernelTables {
+            type Slot<'s> = &'s Slot<$key>;
 
             #[inline(always)]
-            fn flow(&self, key: &$key) -> Option<&'static FlowEntry> {
-                let pointer = $map.get_ptr(key)?;
-                // SAFETY: the map is preallocated and never freed while a program uses it, so the value stays mapped;
-                // what changes in it is atomic (see the module's concurrency note).
-                Some(unsafe { &*pointer })
+            fn shape(&self) -> Option<&Shape> {
+                SHAPES.get(<$key>::FAMILY as u32)
             }
 
             #[inline(always)]
-            fn insert_flow(&self, key: &$key, entry: &FlowEntry) -> Result<(), Refused> {
-                const EEXIST: i32 = -17;
-                match $map.insert(key, entry, u64::from(BPF_NOEXIST)) {
-                    Ok(()) => Ok(()),
-                    Err(EEXIST) => Err(Refused::Exists),
-                    Err(_) => Err(Refused::Full),
-                }
+            fn used(&self) -> Option<&Used> {
+                USED.get(<$key>::FAMILY as u32)
+            }
+
+            #[inline(always)]
+            fn slot(&self, index: u32) -> Option<&Slot<$key>> {
+                $map.get(index)
+            }
+
+            #[inline(always)]
+            fn birth(&self, index: u32) -> Option<&Birth> {
+                $births.get(index)
+            }
+
+            #[inline(always)]
+            fn blocks(&self, word: u32) -> Option<&SharedU64> {
+                $blocks.get(word)
+            }
+        }
+
+        impl FlowTable<$key> for KernelTables {
+            #[inline(always)]
+            fn flow(&self, key: &$key) -> Option<&FlowEntry> {
+                flow_table::find(self, key).map(|slot| &slot.entry)
+            }
+
+            #[inline(always)]
+            fn flow_nearby(&self, key: &$key) -> Option<&FlowEntry> {
+                flow_table::find_nearby(self, key).map(|slot| &slot.entry)
+            }
+
+            #[inline(always)]
+            fn birth(&self, key: &$key) -> Option<&Birth> {
+                flow_table::find_birth(self, key)
+            }
+
+            #[inline(always)]
+            fn insert_flow(&self, key: &$key, entry: &FlowEntry, birth: &Birth) -> Result<(), Refused> {
+                flow_table::insert(self, key, entry, birth)
             }
 
             #[inline(always)]
             fn remove_flow(&self, key: &$key) {
                 // Somebody else may have been faster; then it is gone as well.
-                let _ = $map.remove(key);
+                flow_table::retire(self, key);
             }
         }
     };
 }
 
-flow_table!(FlowKey4, FLOWS4);
-flow_table!(FlowKey6, FLOWS6);
+flow_table!(FlowKey4, FLOWS4, BIRTHS4, BLOCKS4);
+flow_table!(FlowKey6, FLOWS6, BIRTHS6, BLOCKS6);
 
 macro_rules! fragment_table {
     ($key:ty, $owner:ty, $map:ident) => {

@@ -1,7 +1,7 @@
 //! What an IPv4 packet is to flow logic, and the making of its flow, translated or not.
 
-use super::{Packet, fresh_entry, insert_second, set_way};
-use crate::abi::{FlowEntry, FlowKey, FlowKey4, SharedU32, Side, Ticks, status};
+use super::{Packet, birth, end_refused, fresh_entry, insert_second, set_way, with_partner};
+use crate::abi::{FlowEntry, FlowKey, FlowKey4, Side, Ticks, status};
 use crate::answer::Problem;
 use crate::conntrack;
 use crate::fragment;
@@ -9,7 +9,7 @@ use crate::frame::Frame;
 use crate::nat::{self, Source};
 use crate::route::{Arrival, Way};
 use crate::tables::{Answer, FlowTable, Refused, Route, RouteQuery, Tables};
-use crate::verdict::{Drop, Stage};
+use crate::verdict::{Drop, Stage, Verdict};
 use crate::wire::ipv4::Packet4;
 use crate::wire::{Fragment, Transport};
 
@@ -62,11 +62,11 @@ impl Packet for Packet4 {
     #[inline(always)]
     fn route<T: Tables>(&self, tables: &T, ingress: u32, entry: Option<&FlowEntry>) -> Route {
         let destination = match entry {
-            Some(entry) => &entry.destination,
-            None => &self.key.destination,
+            Some(entry) => entry.destination(),
+            None => self.key.destination,
         };
         let (source, protocol) = (&self.key.source, self.key.protocol);
-        tables.route4(&RouteQuery { ingress, source, destination, protocol, tos: self.tos })
+        tables.route4(&RouteQuery { ingress, source, destination: &destination, protocol, tos: self.tos })
     }
 
     #[inline(always)]
@@ -85,26 +85,30 @@ impl Packet for Packet4 {
     }
 
     #[inline(always)]
-    fn open<T: Tables>(&self, tables: &T, at: &Arrival<'_>, way: &Way) -> Result<(), Drop> {
+    fn open<T: Tables>(&self, tables: &T, at: &Arrival<'_>, way: &Way) -> Result<(), Verdict> {
         match self.transport {
-            Transport::Control => return Err(Drop::IcmpUnsupported),
-            Transport::EchoReply => return Err(Drop::NoFlow),
+            Transport::Control => return Err(Verdict::Drop(Drop::IcmpUnsupported)),
+            Transport::EchoReply => return Err(Verdict::Drop(Drop::NoFlow)),
             _ => {}
         }
-        let bits = conntrack::begin(self.key.protocol, self.signal, at.control.loose_tcp != 0).ok_or(Drop::NoFlow)?;
-        let public = if nat::applies(at.iface.side, way.side) {
-            nat::source(tables, at.control, &self.key)
-        } else {
-            Source::Unnamed
-        };
+        let loose = at.control.loose_tcp != 0;
+        let bits = conntrack::begin(self.key.protocol, self.signal, loose).ok_or(Verdict::Drop(Drop::NoFlow))?;
         let mut answer = self.key.reversed(way.side);
-        match public {
-            Source::Public(address) => {
-                answer.destination = address;
-                self.insert_translated(tables, at, (way, bits), &mut answer)
+        let mut taken = Verdict::Drop(Drop::NoFlow);
+        if nat::applies(at.iface.side, way.side)
+            && let Source::Public(address) = nat::source(tables, at.control, &self.key)
+        {
+            answer.destination = address;
+            taken = Verdict::Drop(Drop::NatExhausted);
+            if self.has_ports() {
+                if !nat::find_port(tables, at.control, &mut answer, self.key.source_port) {
+                    return Err(taken);
+                }
+                // Another CPU took the port in between: there are others.
+                taken = Verdict::Next(Self::NEW);
             }
-            _ => self.insert(tables, at, (way, bits), &answer),
         }
+        self.insert(tables, at, (way, bits), &answer).map_err(|refused| end_refused::<Self>(refused, taken))
     }
 }
 
@@ -114,30 +118,7 @@ impl Packet4 {
         matches!(self.transport, Transport::Tcp | Transport::Udp | Transport::Echo)
     }
 
-    /// Finds a port and inserts; a few more times when another CPU takes the port in between.
-    #[inline(always)]
-    fn insert_translated<T: Tables>(
-        &self,
-        tables: &T,
-        at: &Arrival<'_>,
-        (way, bits): (&Way, (u32, u32)),
-        answer: &mut FlowKey4,
-    ) -> Result<(), Drop> {
-        let mut round = 0;
-        while round < 3 {
-            if self.has_ports() && !nat::find_port(tables, at.control, answer, self.key.source_port) {
-                return Err(Drop::NatExhausted);
-            }
-            match self.insert(tables, at, (way, bits), answer) {
-                Err(Drop::NoFlow) => {}
-                end => return end,
-            }
-            round += 1;
-        }
-        Err(Drop::NatExhausted)
-    }
-
-    /// Inserts both entries, the responder's (with the key `answer`) first. `NoFlow`: that key is taken.
+    /// Inserts both entries, the responder's (with the key `answer`) first.
     #[inline(always)]
     fn insert<T: Tables>(
         &self,
@@ -145,34 +126,24 @@ impl Packet4 {
         at: &Arrival<'_>,
         (way, bits): (&Way, (u32, u32)),
         answer: &FlowKey4,
-    ) -> Result<(), Drop> {
-        let change = nat::rewrite(&self.key, self.transport, answer.destination, answer.destination_port);
+    ) -> Result<(), Refused> {
         let translated = answer.destination != self.key.source;
         let (out, back) = if translated { (status::SOURCE_NAT, status::DESTINATION_NAT) } else { (0, 0) };
+        let birth = birth(at);
 
-        let mut entry = fresh_entry(at, bits.1 | back, at.iface.side);
-        set_way(&mut entry, at, None);
-        entry.source = self.key.destination;
-        entry.source_port = self.key.destination_port;
-        entry.destination = self.key.source;
-        entry.destination_port = self.key.source_port;
-        (entry.ip_delta, entry.l4_delta) = change.back;
-        match tables.insert_flow(answer, &entry) {
+        let entry = fresh_entry(at, bits.1 | back, at.iface.side);
+        set_way(&entry, at, None);
+        entry.leave_as(&self.key.reversed(0));
+        match tables.insert_flow(answer, &entry, &birth) {
             Ok(()) => {}
-            Err(Refused::Full) => return Err(Drop::TableFull),
             // Untranslated, it can only be the same flow, made by another CPU this moment.
             Err(Refused::Exists) if FlowTable::<FlowKey4>::flow(tables, &self.key).is_some() => return Ok(()),
-            Err(Refused::Exists) => return Err(Drop::NoFlow),
+            Err(refused) => return Err(refused),
         }
 
-        entry.partner_side = way.side;
-        entry.status = SharedU32::new(bits.0 | out);
-        set_way(&mut entry, at, Some(way));
-        entry.source = answer.destination;
-        entry.source_port = answer.destination_port;
-        entry.destination = self.key.destination;
-        entry.destination_port = self.key.destination_port;
-        (entry.ip_delta, entry.l4_delta) = change.out;
-        insert_second(tables, &self.key, &entry, answer)
+        entry.status.store(with_partner(bits.0 | out, way.side));
+        set_way(&entry, at, Some(way));
+        entry.leave_as(&answer.reversed(0));
+        insert_second(tables, (&self.key, &entry), &birth, answer)
     }
 }

@@ -1,14 +1,14 @@
 //! What an IPv6 packet is to flow logic, and the making of its flow. Nothing is translated.
 
-use super::{Packet, fresh_entry, insert_second, set_way};
-use crate::abi::{FlowEntry, FlowKey, FlowKey6, SharedU32, Ticks};
+use super::{Packet, birth, end_refused, fresh_entry, insert_second, set_way, with_partner};
+use crate::abi::{FlowEntry, FlowKey, FlowKey6, Ticks};
 use crate::answer::Problem;
 use crate::conntrack;
 use crate::fragment;
 use crate::frame::Frame;
 use crate::route::{Arrival, Way};
 use crate::tables::{Answer, FlowTable, Refused, Route, RouteQuery, Tables};
-use crate::verdict::{Drop, Stage};
+use crate::verdict::{Drop, Stage, Verdict};
 use crate::wire::ipv6::Packet6;
 use crate::wire::{Fragment, Transport, icmp, protocol};
 
@@ -87,25 +87,34 @@ impl Packet for Packet6 {
     }
 
     #[inline(always)]
-    fn open<T: Tables>(&self, tables: &T, at: &Arrival<'_>, way: &Way) -> Result<(), Drop> {
+    fn open<T: Tables>(&self, tables: &T, at: &Arrival<'_>, way: &Way) -> Result<(), Verdict> {
         let is_icmp = self.key.protocol == protocol::ICMPV6;
         if is_icmp && self.icmp_type != icmp::v6::ECHO {
             let reply = self.icmp_type == icmp::v6::ECHO_REPLY;
-            return Err(if reply { Drop::NoFlow } else { Drop::IcmpUnsupported });
+            return Err(Verdict::Drop(if reply { Drop::NoFlow } else { Drop::IcmpUnsupported }));
         }
-        let bits = conntrack::begin(self.key.protocol, self.signal, at.control.loose_tcp != 0).ok_or(Drop::NoFlow)?;
+        let loose = at.control.loose_tcp != 0;
+        let bits = conntrack::begin(self.key.protocol, self.signal, loose).ok_or(Verdict::Drop(Drop::NoFlow))?;
+        self.insert(tables, at, (way, bits))
+            .map_err(|refused| end_refused::<Self>(refused, Verdict::Drop(Drop::NoFlow)))
+    }
+}
+
+impl Packet6 {
+    /// Inserts both entries, the responder's first.
+    #[inline(always)]
+    fn insert<T: Tables>(&self, tables: &T, at: &Arrival<'_>, (way, bits): (&Way, (u32, u32))) -> Result<(), Refused> {
         let answer = self.key.reversed(way.side);
-        let mut entry = fresh_entry(at, bits.1, at.iface.side);
-        set_way(&mut entry, at, None);
-        match tables.insert_flow(&answer, &entry) {
+        let birth = birth(at);
+        let entry = fresh_entry(at, bits.1, at.iface.side);
+        set_way(&entry, at, None);
+        match tables.insert_flow(&answer, &entry, &birth) {
             Ok(()) => {}
-            Err(Refused::Full) => return Err(Drop::TableFull),
             Err(Refused::Exists) if FlowTable::<FlowKey6>::flow(tables, &self.key).is_some() => return Ok(()),
-            Err(Refused::Exists) => return Err(Drop::NoFlow),
+            Err(refused) => return Err(refused),
         }
-        entry.partner_side = way.side;
-        entry.status = SharedU32::new(bits.0);
-        set_way(&mut entry, at, Some(way));
-        insert_second(tables, &self.key, &entry, &answer)
+        entry.status.store(with_partner(bits.0, way.side));
+        set_way(&entry, at, Some(way));
+        insert_second(tables, (&self.key, &entry), &birth, &answer)
     }
 }

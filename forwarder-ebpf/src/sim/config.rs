@@ -9,7 +9,7 @@ use std::vec;
 /// Interface indexes that have a configuration, as in the kernel's array.
 const IFINDEXES: usize = 4096;
 /// Entries of each flow table, unless a test says otherwise.
-const CAPACITY: usize = 4096;
+const CAPACITY: u32 = 4096;
 
 impl Default for Sim {
     fn default() -> Self {
@@ -52,7 +52,7 @@ impl Sim {
     }
 
     /// Room for so many entries in each flow table; what was in them is gone.
-    pub fn capacity(mut self, entries: usize) -> Self {
+    pub fn capacity(mut self, entries: u32) -> Self {
         (self.flows4, self.flows6) = (Flows::new(entries), Flows::new(entries));
         self
     }

@@ -1,55 +1,107 @@
-//! Hash maps of the datapath: preallocated flows, and fragment trains that push out the oldest.
+//! Tables of the datapath: flows, and fragment trains that push out the oldest.
 
-use crate::abi::{FlowEntry, MAX_FRAGMENT_TRAINS};
+use crate::abi::{Birth, FlowEntry, FlowKey, MAX_FRAGMENT_TRAINS, Shape, SharedU64, Slot, Used};
+use crate::flow_table::{self, Slots, Tenancy};
 use crate::tables::Refused;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
-use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::vec::Vec;
 
-/// A flow table. Entries are shared as in the kernel: who has found one may use it, whether it is still in the table or not.
-#[derive(Debug)]
-pub struct Flows<K> {
-    entries: RefCell<HashMap<K, Rc<FlowEntry>>>,
-    capacity: usize,
+/// A flow table. Who has found an entry may use it, whether it is still in the table or not, until [`Flows::vacate`].
+pub struct Flows<K: FlowKey> {
+    slots: Vec<Slot<K>>,
+    shape: Shape,
+    used: Used,
+    births: Vec<Birth>,
+    blocks: Vec<SharedU64>,
+    /// Something was removed since room was made.
+    has_dying: AtomicBool,
 }
 
-impl<K: Copy + Eq + Hash + Ord> Flows<K> {
-    pub(super) fn new(capacity: usize) -> Self {
-        Self { entries: RefCell::new(HashMap::with_capacity(capacity)), capacity }
+impl<K: FlowKey> Slots<K> for Flows<K> {
+    type Slot<'s>
+        = &'s Slot<K>
+    where
+        K: 's;
+
+    #[inline(always)]
+    fn shape(&self) -> Option<&Shape> {
+        Some(&self.shape)
+    }
+
+    #[inline(always)]
+    fn used(&self) -> Option<&Used> {
+        Some(&self.used)
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<&Slot<K>> {
+        self.slots.get(index as usize)
+    }
+
+    #[inline(always)]
+    fn birth(&self, index: u32) -> Option<&Birth> {
+        self.births.get(index as usize)
+    }
+
+    #[inline(always)]
+    fn blocks(&self, word: u32) -> Option<&SharedU64> {
+        self.blocks.get(word as usize)
+    }
+}
+
+impl<K: FlowKey + Default + Ord> Flows<K> {
+    /// Room for so many entries.
+    pub fn new(capacity: u32) -> Self {
+        // Any numbers are as good as secret ones here, and these are the same in every run.
+        let secret = std::array::from_fn(|index| 0x9e37_79b9u32.wrapping_mul(index as u32 + 1));
+        let shape = Shape::of::<K>(capacity, secret);
+        let slots = (0..shape.slots()).map(|_| Slot::default()).collect();
+        let births = (0..shape.slots()).map(|_| Birth::default()).collect();
+        let blocks = (0..shape.block_words()).map(|_| SharedU64::default()).collect();
+        Self { slots, shape, used: Used::default(), births, blocks, has_dying: AtomicBool::new(false) }
     }
 
     /// The entry with this key.
     #[inline(always)]
-    pub fn find(&self, key: &K) -> Option<Rc<FlowEntry>> {
-        self.entries.borrow().get(key).cloned()
+    pub fn find(&self, key: &K) -> Option<&FlowEntry> {
+        flow_table::find(self, key).map(|slot| &slot.entry)
     }
 
     /// Inserts unless the key is taken.
     ///
     /// # Errors
     /// As `FlowTable::insert_flow`.
-    pub fn insert(&self, key: &K, entry: &FlowEntry) -> Result<(), Refused> {
-        let mut entries = self.entries.borrow_mut();
-        if entries.contains_key(key) {
-            return Err(Refused::Exists);
-        }
-        if entries.len() >= self.capacity {
-            return Err(Refused::Full);
-        }
-        entries.insert(*key, Rc::new(entry.clone()));
-        Ok(())
+    pub fn insert(&self, key: &K, entry: &FlowEntry, birth: &Birth) -> Result<(), Refused> {
+        flow_table::insert(self, key, entry, birth)
+    }
+
+    /// How the entry with this key came to be.
+    pub fn birth(&self, key: &K) -> Option<&Birth> {
+        flow_table::find_birth(self, key)
     }
 
     /// Removes an entry. False: it was not there.
     pub fn remove(&self, key: &K) -> bool {
-        self.entries.borrow_mut().remove(key).is_some()
+        self.has_dying.store(true, Ordering::Relaxed);
+        flow_table::retire(self, key)
+    }
+
+    /// Makes room of what was removed: a grace period has passed.
+    pub fn vacate(&self) {
+        if self.has_dying.swap(false, Ordering::Relaxed) {
+            for index in 0..self.slots.len() as u32 {
+                flow_table::vacate(self, index);
+            }
+        }
     }
 
     /// Every entry, in the order of the keys.
-    pub fn all(&self) -> Vec<(K, Rc<FlowEntry>)> {
-        let mut all: Vec<_> = self.entries.borrow().iter().map(|(key, entry)| (*key, Rc::clone(entry))).collect();
+    pub fn all(&self) -> Vec<(K, &FlowEntry)> {
+        let live = self.slots.iter().filter(|slot| Tenancy::of(slot) == Tenancy::Live);
+        let mut all: Vec<_> = live.map(|slot| (K::read(&slot.key), &slot.entry)).collect();
         all.sort_by_key(|(key, _)| *key);
         all
     }
@@ -88,18 +140,6 @@ impl<K: Copy + Eq + Hash, O: Copy> Fragments<K, O> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_full_table_refuses_and_what_was_found_outlives_its_removal() {
-        let flows = Flows::new(1);
-        let entry = FlowEntry { partner_side: 3, ..FlowEntry::default() };
-        assert_eq!(flows.insert(&1, &entry), Ok(()));
-        assert_eq!(flows.insert(&1, &entry), Err(Refused::Exists));
-        assert_eq!(flows.insert(&2, &entry), Err(Refused::Full));
-        let found = flows.find(&1).expect("just inserted");
-        assert!(flows.remove(&1) && !flows.remove(&1));
-        assert_eq!((found.partner_side, flows.insert(&2, &entry)), (3, Ok(())));
-    }
 
     #[test]
     fn the_oldest_train_goes_first() {

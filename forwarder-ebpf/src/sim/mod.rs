@@ -126,6 +126,8 @@ impl Sim {
             self.held.borrow_mut().push(held);
         }
         self.count(ingress, verdict, length);
+        self.flows4.vacate();
+        self.flows6.vacate();
         verdict
     }
 

@@ -1,30 +1,38 @@
 //! `Tables` over the fields of a `Sim`.
 
 use super::Sim;
-use crate::abi::{Control, FlowEntry, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
+use crate::abi::{
+    Birth, Control, FlowEntry, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6,
+};
 use crate::abi::{HELD_FRAME_BYTES, IfaceConfig, NatRule, Ticks};
+use crate::flow_table;
 use crate::tables::{Answer, Fate, FlowTable, FragmentTable, Refused, Route, RouteQuery, Tables};
 use crate::wire::ipv4::Packet4;
 use crate::wire::ipv6::Packet6;
 use crate::wire::{Fragment, Transport};
 use std::boxed::Box;
-use std::rc::Rc;
 
 macro_rules! flow_table {
     ($key:ty, $flows:ident) => {
         impl FlowTable<$key> for Sim {
-            type Entry = Rc<FlowEntry>;
-
             #[inline(always)]
-            fn flow(&self, key: &$key) -> Option<Rc<FlowEntry>> {
+            fn flow(&self, key: &$key) -> Option<&FlowEntry> {
                 self.$flows.find(key)
             }
 
-            fn insert_flow(&self, key: &$key, entry: &FlowEntry) -> Result<(), Refused> {
+            fn flow_nearby(&self, key: &$key) -> Option<&FlowEntry> {
+                flow_table::find_nearby(&self.$flows, key).map(|slot| &slot.entry)
+            }
+
+            fn birth(&self, key: &$key) -> Option<&Birth> {
+                self.$flows.birth(key)
+            }
+
+            fn insert_flow(&self, key: &$key, entry: &FlowEntry, birth: &Birth) -> Result<(), Refused> {
                 if let Some(other) = self.state.race.take() {
                     other(self);
                 }
-                self.$flows.insert(key, entry)
+                self.$flows.insert(key, entry, birth)
             }
 
             fn remove_flow(&self, key: &$key) {

@@ -9,13 +9,21 @@ pub fn fold(sum: u32) -> u16 {
 
 /// The sum of changes, to be added to a complemented checksum: HC' = ~(~HC + ~m + m'), RFC 1624 equation 3.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Delta(u32);
+pub struct Delta(u64);
 
 impl Delta {
     /// A word changes from `old` to `new`.
     #[inline(always)]
     pub fn word(mut self, old: [u8; 2], new: [u8; 2]) -> Self {
-        self.0 += u32::from(!u16::from_ne_bytes(old)) + u32::from(u16::from_ne_bytes(new));
+        self.0 += u64::from(!u16::from_ne_bytes(old)) + u64::from(u16::from_ne_bytes(new));
+        self
+    }
+
+    /// Four words change at once; the sum of halves folds to that of quarters.
+    #[inline(always)]
+    pub fn words(mut self, old: u64, new: u64) -> Self {
+        let halves = |word: u64| (word & 0xffff_ffff) + (word >> 32);
+        self.0 += halves(!old) + halves(new);
         self
     }
 
@@ -30,8 +38,7 @@ impl Delta {
     /// Both changes together.
     #[inline(always)]
     pub fn plus(self, other: Self) -> Self {
-        // Folded, so that sums of sums do not overflow.
-        Self(u32::from(fold(self.0)) + u32::from(fold(other.0)))
+        Self(self.0 + other.0)
     }
 
     /// TTL goes down by one; the same change whatever it was.
@@ -40,10 +47,14 @@ impl Delta {
         self.word([1, 0], [0, 0])
     }
 
-    /// As it is kept in a flow entry.
+    /// As `apply` takes it.
     #[inline(always)]
     pub fn finish(self) -> u16 {
-        fold(self.0)
+        // What can be added without overflow: 2^29 changes.
+        let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        ((sum & 0xffff) + (sum >> 16)) as u16
     }
 }
 

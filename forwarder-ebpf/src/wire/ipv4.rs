@@ -204,38 +204,38 @@ impl Packet4 {
 
     #[inline(always)]
     fn try_write<F: Frame>(&self, frame: &mut F, entry: &FlowEntry) -> Option<()> {
+        let [addresses, ports]: [u64; 2] = zerocopy::transmute!(self.key);
+        let (new_addresses, new_ports) = (entry.addresses.load(), entry.ports.load());
+        let change = Delta::default().words(addresses, new_addresses);
         let header = frame.at::<{ ETHERNET + HEADER }>(0)?;
         header[TTL] = header[TTL].wrapping_sub(1);
-        let sum = apply(take(header, CHECKSUM)?, entry.ip_delta);
+        let sum = apply(take(header, CHECKSUM)?, change.ttl_step().finish());
         put(header, CHECKSUM, sum)?;
-        put(header, 26, entry.source)?;
-        put(header, 30, entry.destination)?;
+        put(header, 26, new_addresses.to_ne_bytes())?;
         match self.transport {
             Transport::Tcp => {
                 let tcp = frame.at::<18>(self.l4())?;
-                put(tcp, 0, entry.source_port)?;
-                put(tcp, 2, entry.destination_port)?;
-                let sum = apply(take(tcp, 16)?, entry.l4_delta);
+                put(tcp, 0, new_ports.to_ne_bytes())?;
+                let sum = apply(take(tcp, 16)?, change.words(ports & 0xffff_ffff, new_ports.into()).finish());
                 put(tcp, 16, sum)?;
             }
             Transport::Udp => {
                 let udp = frame.at::<8>(self.l4())?;
-                put(udp, 0, entry.source_port)?;
-                put(udp, 2, entry.destination_port)?;
-                let sum = apply_udp(take(udp, 6)?, entry.l4_delta);
+                put(udp, 0, new_ports.to_ne_bytes())?;
+                let sum = apply_udp(take(udp, 6)?, change.words(ports & 0xffff_ffff, new_ports.into()).finish());
                 put(udp, 6, sum)?;
             }
             Transport::Echo | Transport::EchoReply => {
                 let echo = frame.at::<8>(self.l4())?;
-                let identifier = if echo[0] == icmp::v4::ECHO { entry.source_port } else { entry.destination_port };
-                // Not the entry's delta: with identifier 0, request and reply of two pings may share one entry.
+                let identifier = if echo[0] == icmp::v4::ECHO { entry.source_port() } else { entry.destination_port() };
+                // From what is there: with identifier 0, request and reply of two pings may share one entry.
                 let change = Delta::default().word([echo[4], echo[5]], identifier).finish();
                 [echo[2], echo[3]] = apply([echo[2], echo[3]], change);
                 [echo[4], echo[5]] = identifier;
             }
             Transport::Pseudo => {
                 let header = frame.at::<8>(self.l4())?;
-                [header[6], header[7]] = apply_udp([header[6], header[7]], entry.l4_delta);
+                [header[6], header[7]] = apply_udp([header[6], header[7]], change.finish());
             }
             Transport::Error | Transport::Control | Transport::Opaque => {}
         }
@@ -313,20 +313,11 @@ mod tests {
 
     #[test]
     fn writing_changes_addresses_ports_ttl_and_both_sums() {
-        use super::super::checksum::Delta;
         let mut frame = Buffer::new(&DNS);
         let packet = parse_plain(&mut frame, 1).expect("it is plain");
         let (public, port) = ([198, 51, 100, 1], [0x20, 0]);
-        let addresses = Delta::default().address(packet.key.source, public);
-        let entry = FlowEntry {
-            source: public,
-            source_port: port,
-            destination: packet.key.destination,
-            destination_port: packet.key.destination_port,
-            ip_delta: addresses.ttl_step().finish(),
-            l4_delta: addresses.word(packet.key.source_port, port).finish(),
-            ..FlowEntry::default()
-        };
+        let entry = FlowEntry::default();
+        entry.leave_as(&FlowKey4 { source: public, source_port: port, ..packet.key });
         assert!(packet.write(&mut frame, &entry));
         let written = frame.bytes();
         // A right sum and what it covers add up to all ones (RFC 1071 §1).

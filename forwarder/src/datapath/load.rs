@@ -1,23 +1,25 @@
 //! From the embedded object to a `Datapath`: maps made or taken over, programs past the verifier, stages in their places.
 
+use super::flow_table::{FlowTable, Key, Parts};
 use super::table::{PerCpu, Table};
 use super::{Datapath, DatapathError, Result};
 use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use forwarder_ebpf::abi::names;
+use forwarder_ebpf::abi::{FlowKey4, FlowKey6, Shape, names};
 use forwarder_ebpf::verdict::Stage;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use zerocopy::IntoBytes;
 
 /// The object that build.rs made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/datapath.o"));
 
 /// Moves when a map's layout or meaning does, so that an older datapath's flows are not misread.
-const ABI: u32 = 1;
+const ABI: u32 = 2;
 
 /// Programs beside the stages.
 pub(super) const ENTER: &str = "enter";
@@ -63,12 +65,18 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
     }
     load_program(&mut programs, ENTER)?;
     load_program(&mut programs, CLOCK)?;
+    FlowKey4::PROGRAMS.into_iter().chain(FlowKey6::PROGRAMS).try_for_each(|name| load_program(&mut programs, name))?;
     place_stages(&mut programs)?;
     let cpus = aya::util::nr_cpus()
         .map_err(|(_, source)| DatapathError::map("count the CPUs for", names::COUNTERS, source))?;
+    let shapes = table(&programs, names::SHAPES)?;
+    if !adopted {
+        write_shape::<FlowKey4>(&shapes, options.entries4)?;
+        write_shape::<FlowKey6>(&shapes, options.entries6)?;
+    }
     Ok(Datapath {
-        flows4: table(&programs, names::FLOWS4)?,
-        flows6: table(&programs, names::FLOWS6)?,
+        flows4: flow_table(&mut programs, &shapes)?,
+        flows6: flow_table(&mut programs, &shapes)?,
         fragments4: table(&programs, names::FRAGMENTS4)?,
         fragments6: table(&programs, names::FRAGMENTS6)?,
         ifaces: table(&programs, names::IFACES)?,
@@ -87,9 +95,15 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
 }
 
 fn load_object(options: &LoadOptions, directory: Option<&Path>) -> Result<Ebpf> {
-    const PINNED: [&str; 15] = [
+    const PINNED: [&str; 21] = [
         names::FLOWS4,
         names::FLOWS6,
+        names::BIRTHS4,
+        names::BIRTHS6,
+        names::BLOCKS4,
+        names::BLOCKS6,
+        names::SHAPES,
+        names::USED,
         names::FRAGMENTS4,
         names::FRAGMENTS6,
         names::IFACES,
@@ -105,9 +119,15 @@ fn load_object(options: &LoadOptions, directory: Option<&Path>) -> Result<Ebpf> 
         names::HELD,
     ];
     let mut loader = EbpfLoader::new();
+    let shape4 = Shape::of::<FlowKey4>(options.entries4, [0; 10]);
+    let shape6 = Shape::of::<FlowKey6>(options.entries6, [0; 10]);
     loader
-        .map_max_entries(names::FLOWS4, options.entries4)
-        .map_max_entries(names::FLOWS6, options.entries6)
+        .map_max_entries(names::FLOWS4, shape4.slots())
+        .map_max_entries(names::FLOWS6, shape6.slots())
+        .map_max_entries(names::BIRTHS4, shape4.slots())
+        .map_max_entries(names::BIRTHS6, shape6.slots())
+        .map_max_entries(names::BLOCKS4, shape4.block_words())
+        .map_max_entries(names::BLOCKS6, shape6.block_words())
         .map_max_entries(names::IFACES, options.ifindexes);
     if let Some(directory) = directory {
         fs::create_dir_all(directory).map_err(|source| DatapathError::Pin {
@@ -161,7 +181,34 @@ fn place_stages(programs: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
-fn table<K: super::table::Key, V: super::table::Value>(programs: &Ebpf, name: &'static str) -> Result<Table<K, V>> {
+/// Decides what never changes in a table.
+fn write_shape<K: Key>(shapes: &Table<u32, Shape>, entries: u32) -> Result<()> {
+    let mut secret = [0; 10];
+    getrandom::fill(secret.as_mut_bytes()).map_err(|_| DatapathError::Random)?;
+    shapes.write(&(K::FAMILY as u32), &Shape::of::<K>(entries, secret))
+}
+
+fn flow_table<K: Key>(programs: &mut Ebpf, shapes: &Table<u32, Shape>) -> Result<FlowTable<K>> {
+    let [slots, births, blocks] = K::MAPS;
+    let [retire, vacate] = K::PROGRAMS;
+    FlowTable::new(Parts {
+        slots: descriptor(programs, slots)?,
+        births: descriptor(programs, births)?,
+        blocks: descriptor(programs, blocks)?,
+        retire: program_descriptor(programs, retire)?,
+        vacate: program_descriptor(programs, vacate)?,
+        used: descriptor(programs, names::USED)?,
+        shape: shapes.read(&(K::FAMILY as u32))?.unwrap_or_default(),
+    })
+}
+
+fn program_descriptor(programs: &mut Ebpf, name: &'static str) -> Result<OwnedFd> {
+    let failed = |source| DatapathError::Program { program: name, source };
+    let descriptor = xdp(programs, name)?.fd().map_err(|source| failed(Box::new(source)))?;
+    descriptor.as_fd().try_clone_to_owned().map_err(|source| failed(Box::new(source)))
+}
+
+fn table<K: super::table::Element, V: super::table::Value>(programs: &Ebpf, name: &'static str) -> Result<Table<K, V>> {
     Table::new(name, descriptor(programs, name)?)
 }
 

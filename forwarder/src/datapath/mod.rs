@@ -1,6 +1,6 @@
 //! The datapath in the kernel, as the rest of the controller sees it: loaded, attached, its maps with types.
 //!
-//! The only module that names aya, and the only one of this crate with `unsafe` (`sys`, `packet_socket`, `watch`).
+//! The only module that names aya, and the only one of this crate with `unsafe` (`sys`, `mapping`, `packet_socket`, `watch`).
 //!
 //! ```text
 //! /sys/fs/bpf/<instance>/abi-<n>/MAP        the maps; shared by everything of the same layout
@@ -13,8 +13,10 @@
 //! - A `Datapath` that is dropped changes nothing: `remove` is what ends forwarding.
 
 mod attach;
+mod flow_table;
 mod held;
 mod load;
+mod mapping;
 mod packet_socket;
 mod run;
 mod sys;
@@ -22,17 +24,18 @@ mod table;
 mod watch;
 
 pub use attach::Mode;
+pub use flow_table::{FlowTable, Key, Seen, wait_for_programs};
 pub use held::{Held, HeldFrames};
 pub use load::LoadOptions;
 pub use packet_socket::PacketSocket;
 pub use run::{Action, Ran};
-pub use table::{Key, PerCpu, Table, Value};
+pub use table::{Element, PerCpu, Table, Value};
 pub use watch::watch;
 
 use aya::Ebpf;
 use forwarder_ebpf::abi::{
-    Control, Counter, FlowEntry, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6,
-    IfaceConfig, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES,
+    Control, Counter, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6, IfaceConfig,
+    MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -112,6 +115,9 @@ pub enum DatapathError {
     /// A frame could not be sent.
     #[error("cannot send a frame")]
     Send(#[source] io::Error),
+    /// The system has no random numbers for the flow table's secret.
+    #[error("cannot get random numbers from the system")]
+    Random,
     /// No memory for a batch of elements.
     #[error("out of memory")]
     Memory,
@@ -140,9 +146,9 @@ pub struct Datapath {
     pins: Option<PathBuf>,
     adopted: bool,
     /// IPv4 flows.
-    pub flows4: Table<FlowKey4, FlowEntry>,
+    pub flows4: FlowTable<FlowKey4>,
     /// IPv6 flows.
-    pub flows6: Table<FlowKey6, FlowEntry>,
+    pub flows6: FlowTable<FlowKey6>,
     /// IPv4 fragment trains.
     pub fragments4: Table<FragmentKey4, FragmentOwner4>,
     /// IPv6 fragment trains.

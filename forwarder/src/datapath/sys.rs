@@ -15,6 +15,8 @@ pub enum Command {
     Update = 2,
     /// `BPF_MAP_DELETE_ELEM`
     Delete = 3,
+    /// `BPF_PROG_TEST_RUN`
+    Run = 10,
     /// `BPF_OBJ_GET_INFO_BY_FD`
     Info = 15,
     /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`
@@ -82,6 +84,42 @@ fn bpf<T>(command: Command, attr: &mut T) -> io::Result<()> {
 
 fn descriptor(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
+}
+
+/// The run command's part of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct RunAttr {
+    program_fd: u32,
+    result: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+}
+
+/// Runs an XDP program once on a frame, and returns what it returns.
+pub fn run_program(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
+    let mut attr = RunAttr {
+        program_fd: descriptor(program),
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat: 1,
+        ..RunAttr::default()
+    };
+    bpf(Command::Run, &mut attr)?;
+    Ok(attr.result)
+}
+
+/// Waits for an RCU grace period (membarrier(2), `MEMBARRIER_CMD_GLOBAL`): programs run inside of RCU's read side. With one
+/// CPU there is nothing to wait for: a program there is not interrupted by us.
+pub fn wait_for_readers() -> io::Result<()> {
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: it takes numbers only.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// What the kernel says of a map.

@@ -15,8 +15,8 @@ const ANY: u64 = 0;
 const NOEXIST: u64 = 1;
 
 /// A key: plain bytes both ways.
-pub trait Key: FromBytes + IntoBytes + Immutable + Copy {}
-impl<T: FromBytes + IntoBytes + Immutable + Copy> Key for T {}
+pub trait Element: FromBytes + IntoBytes + Immutable + Copy {}
+impl<T: FromBytes + IntoBytes + Immutable + Copy> Element for T {}
 
 /// A value. Entries with shared integers are written whole and read whole; the kernel copies them word by word.
 pub trait Value: FromBytes + IntoBytes + Clone {}
@@ -31,7 +31,7 @@ pub struct Table<K, V> {
     types: PhantomData<fn() -> (K, V)>,
 }
 
-impl<K: Key, V: Value> Table<K, V> {
+impl<K: Element, V: Value> Table<K, V> {
     /// Wraps a map.
     pub(super) fn new(name: &'static str, map: OwnedFd) -> Result<Self> {
         let table = Self::with_value_size(name, map, size_of::<V>())?;

@@ -2,7 +2,7 @@
 //! connection that is meant by its key, so memory does not grow with the table.
 
 use super::filter::{Ends, Filter, protocol_name};
-use crate::datapath::{Datapath, DatapathError, Table};
+use crate::datapath::{Datapath, DatapathError, FlowTable, Seen};
 use forwarder_ebpf::abi::{FlowEntry, FlowKey, FlowKey4, FlowKey6, Ticks, status};
 use forwarder_ebpf::conntrack::State;
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ impl Key for FlowKey4 {
     }
 
     fn translated(&self, entry: &FlowEntry) -> (SocketAddr, SocketAddr) {
-        (end(entry.source, entry.source_port), end(entry.destination, entry.destination_port))
+        (end(entry.source(), entry.source_port()), end(entry.destination(), entry.destination_port()))
     }
 }
 
@@ -112,8 +112,8 @@ pub fn visit(
     clock: Clock,
     mut show: impl FnMut(Connection),
 ) -> Result<(), DatapathError> {
-    visit_table(&datapath.flows4, filter, |key, entry| show(connection(&datapath.flows4, key, entry, clock)))?;
-    visit_table(&datapath.flows6, filter, |key, entry| show(connection(&datapath.flows6, key, entry, clock)))
+    visit_table(&datapath.flows4, filter, |seen| show(connection(&datapath.flows4, seen, clock)))?;
+    visit_table(&datapath.flows6, filter, |seen| show(connection(&datapath.flows6, seen, clock)))
 }
 
 /// How many connections are meant.
@@ -122,8 +122,8 @@ pub fn visit(
 /// When the kernel refuses.
 pub fn count(datapath: &Datapath, filter: &Filter) -> Result<u64, DatapathError> {
     let mut count = 0;
-    visit_table(&datapath.flows4, filter, |_, _| count += 1)?;
-    visit_table(&datapath.flows6, filter, |_, _| count += 1)?;
+    visit_table(&datapath.flows4, filter, |_| count += 1)?;
+    visit_table(&datapath.flows6, filter, |_| count += 1)?;
     Ok(count)
 }
 
@@ -135,30 +135,69 @@ pub fn flush(datapath: &Datapath, filter: &Filter) -> Result<u64, DatapathError>
     Ok(flush_table(&datapath.flows4, filter)? + flush_table(&datapath.flows6, filter)?)
 }
 
-fn flush_table<K: Key>(table: &Table<K, FlowEntry>, filter: &Filter) -> Result<u64, DatapathError> {
+fn flush_table<K: Key>(table: &FlowTable<K>, filter: &Filter) -> Result<u64, DatapathError> {
+    let mut removal = Removal::new(table);
     let (mut removed, mut failed) = (0, None);
-    visit_table(table, filter, |key, entry| match remove(table, key, entry) {
+    visit_table(table, filter, |seen| match removal.add(&seen.key, &seen.entry) {
         Ok(()) => removed += 1,
         Err(error) => failed = Some(error),
     })?;
+    removal.finish()?;
     failed.map_or(Ok(removed), Err)
 }
 
-/// Removes a connection by its originator's entry, which goes first: no packet shall leave whose answer finds nothing.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn remove<K: Key>(table: &Table<K, FlowEntry>, key: &K, entry: &FlowEntry) -> Result<(), DatapathError> {
-    table.remove(key)?;
-    table.remove(&key.partner(entry)).map(drop)
+/// Connections that are being removed, many at a time. The originator's entry always goes first: no packet shall leave
+/// whose answer finds nothing.
+pub struct Removal<'t, K> {
+    table: &'t FlowTable<K>,
+    keys: Vec<K>,
+}
+
+impl<'t, K: Key> Removal<'t, K> {
+    /// Keys that are removed at once.
+    const MANY: usize = 4096;
+
+    /// Of connections in this table.
+    pub fn new(table: &'t FlowTable<K>) -> Self {
+        Self { table, keys: Vec::new() }
+    }
+
+    /// Removes the connection with this originator's entry, now or a little later.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add(&mut self, key: &K, entry: &FlowEntry) -> Result<(), DatapathError> {
+        self.keys.extend([*key, key.partner(entry)]);
+        if self.keys.len() < Self::MANY { Ok(()) } else { self.finish() }
+    }
+
+    /// Removes an entry alone.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_alone(&mut self, key: &K) -> Result<(), DatapathError> {
+        self.keys.push(*key);
+        if self.keys.len() < Self::MANY { Ok(()) } else { self.finish() }
+    }
+
+    /// Removes what has been added and is still there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn finish(&mut self) -> Result<(), DatapathError> {
+        self.table.remove(&self.keys)?;
+        self.keys.clear();
+        Ok(())
+    }
 }
 
 fn visit_table<K: Key>(
-    table: &Table<K, FlowEntry>,
+    table: &FlowTable<K>,
     filter: &Filter,
-    mut found: impl FnMut(&K, &FlowEntry),
+    mut found: impl FnMut(&Seen<K>),
 ) -> Result<(), DatapathError> {
-    table.visit(|key, entry| {
+    table.visit(|seen| {
+        let Seen { key, entry, .. } = seen;
         let bits = entry.status.load();
         if bits & status::ORIGINATOR == 0 {
             return Ok(());
@@ -167,15 +206,16 @@ fn visit_table<K: Key>(
         let all = [source, destination, translated.0, translated.1];
         let ends = Ends { addresses: all.map(|end| end.ip()), ports: all.map(|end| end.port()) };
         if filter.is_everything() || filter.matches(key.protocol(), State::of(key.protocol(), bits), &ends) {
-            found(key, entry);
+            found(seen);
         }
         Ok(())
     })
 }
 
-fn connection<K: Key>(table: &Table<K, FlowEntry>, key: &K, entry: &FlowEntry, clock: Clock) -> Connection {
-    // Gone in this moment, or unreadable: what is known of the connection is shown all the same.
-    let answer = table.read(&key.partner(entry)).ok().flatten();
+fn connection<K: Key>(table: &FlowTable<K>, seen: &Seen<K>, clock: Clock) -> Connection {
+    let Seen { key, entry, birth, .. } = seen;
+    // Gone in this moment: what is known of the connection is shown all the same.
+    let answer = table.read(&key.partner(entry));
     let idle = clock.seconds_since(entry.last_seen.load());
     let answered = answer.as_ref().map_or(f64::MAX, |answer| clock.seconds_since(answer.last_seen.load()));
     Connection {
@@ -185,7 +225,7 @@ fn connection<K: Key>(table: &Table<K, FlowEntry>, key: &K, entry: &FlowEntry, c
         state: State::of(key.protocol(), entry.status.load()).name().to_owned(),
         originator: direction(entry),
         responder: answer.as_ref().map(direction).unwrap_or_default(),
-        age_seconds: clock.seconds_since(entry.first_seen.load()),
+        age_seconds: clock.seconds_since(birth.since.load()),
         idle_seconds: idle.min(answered),
     }
 }

@@ -1,9 +1,8 @@
 //! Forgets connections whose time is up, and takes the census on the way: one pass over both tables in batches.
 //!
 //! A connection is idle when both its directions are. Its originator's entry is judged, and only when that has been idle
-//! for too long is the other one looked up. An entry that a program has in its hands while it is removed may be another
-//! connection's a moment later, and the packet is then counted there; it would have to arrive in the microsecond after a
-//! whole timeout of silence.
+//! for too long is the other one looked up. What one pass retires, or the datapath did since, the next one frees after a grace
+//! period: until then a program may have it in its hands.
 //!
 //! | state | timeout | under pressure |
 //! | --- | --- | --- |
@@ -11,11 +10,12 @@
 //! | unreplied | its protocol's | at most 5 s |
 //! | established | its protocol's | the same: never a victim |
 
-use super::list::{Clock, Key, remove};
+use super::list::{Clock, Key, Removal};
 use crate::config::Timeouts;
-use crate::datapath::{Datapath, DatapathError, Table};
+use crate::datapath::{Datapath, DatapathError, FlowTable, Seen, wait_for_programs};
 use forwarder_ebpf::abi::{FlowEntry, NextHop, Ticks, status};
 use forwarder_ebpf::conntrack::{Class, State};
+use forwarder_ebpf::flow_table::Tenancy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -130,47 +130,49 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Judges and counts one table; returns its connections.
-    fn table<K: Key>(&mut self, table: &Table<K, FlowEntry>) -> Result<u64, DatapathError> {
+    fn table<K: Key>(&mut self, table: &FlowTable<K>) -> Result<u64, DatapathError> {
         let mut flows = 0;
-        table.visit(|key, entry| {
-            if entry.status.load() & status::ORIGINATOR == 0 {
-                return self.responder(table, key, entry);
+        let mut removal = Removal::new(table);
+        let mut dying = Vec::new();
+        table.visit_all(|seen| {
+            let Seen { index, tenancy, key, entry, .. } = seen;
+            if *tenancy == Tenancy::Dying {
+                dying.push(*index);
+                return Ok(());
             }
-            if self.judge.is_over(key.protocol(), entry) && self.is_all_over(table, key, entry)? {
+            let is_over = self.judge.is_over(key.protocol(), entry);
+            if entry.status.load() & status::ORIGINATOR == 0 {
+                // It goes with its originator's. Alone, it is a rest of something interrupted.
+                let is_alone = is_over && table.read(&key.partner(entry)).is_none();
+                return if is_alone { removal.add_alone(key) } else { Ok(()) };
+            }
+            if is_over && self.is_all_over(table, key, entry) {
                 self.census.expired += 1;
-                return remove(table, key, entry);
+                return removal.add(key, entry);
             }
             flows += 1;
-            self.count(key, entry);
+            self.count(seen);
             Ok(())
         })?;
+        removal.finish()?;
+        if !dying.is_empty() {
+            wait_for_programs();
+            table.vacate(&dying)?;
+        }
         Ok(flows)
     }
 
-    /// A responder's entry goes with its originator's. Alone, it is a rest of something interrupted.
-    fn responder<K: Key>(&self, table: &Table<K, FlowEntry>, key: &K, entry: &FlowEntry) -> Result<(), DatapathError> {
-        if self.judge.is_over(key.protocol(), entry) && table.read(&key.partner(entry))?.is_none() {
-            table.remove(key)?;
-        }
-        Ok(())
+    fn is_all_over<K: Key>(&self, table: &FlowTable<K>, key: &K, entry: &FlowEntry) -> bool {
+        let answer = table.read(&key.partner(entry));
+        answer.is_none_or(|answer| self.judge.is_over(key.protocol(), &answer))
     }
 
-    fn is_all_over<K: Key>(
-        &self,
-        table: &Table<K, FlowEntry>,
-        key: &K,
-        entry: &FlowEntry,
-    ) -> Result<bool, DatapathError> {
-        let answer = table.read(&key.partner(entry))?;
-        Ok(answer.is_none_or(|answer| self.judge.is_over(key.protocol(), &answer)))
-    }
-
-    fn count<K: Key>(&mut self, key: &K, entry: &FlowEntry) {
+    fn count<K: Key>(&mut self, Seen { key, entry, birth, .. }: &Seen<K>) {
         let bits = entry.status.load();
         let state = State::of(key.protocol(), bits);
         *self.census.states.entry((key.protocol(), state)).or_default() += 1;
         let clock = self.judge.clock;
-        self.new += u64::from(clock.since(entry.first_seen.load()) < self.since);
+        self.new += u64::from(clock.since(birth.since.load()) < self.since);
         if clock.since(entry.last_seen.load()) <= self.judge.ticks(IN_USE) {
             let NextHop { ifindex, mac } = NextHop::unpack(entry.next_hop.load());
             self.census.next_hops.insert((ifindex, mac));

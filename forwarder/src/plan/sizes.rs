@@ -3,14 +3,10 @@
 use super::{PlanError, Sizes, TableSize};
 use crate::config::units::size_text;
 use crate::config::{CONNECTIONS, Config};
-use forwarder_ebpf::abi::{FlowEntry, FlowKey4, FlowKey6};
+use forwarder_ebpf::abi::{Birth, FlowKey, FlowKey4, FlowKey6, Shape, Slot};
 
 /// A connection is an entry per direction.
 const ENTRIES: u64 = 2;
-/// What the kernel keeps with every element of a hash map, bytes (`struct htab_elem`).
-const ELEMENT_BYTES: u64 = 48;
-/// A bucket: list head and lock, bytes (`struct bucket`). There is a power of two of them, at least one per entry.
-const BUCKET_BYTES: u64 = 16;
 
 /// The default's share of the machine's memory: at most an eighth. It is a power of two, so it is more than a sixteenth
 /// between its bounds.
@@ -27,19 +23,19 @@ enum Family {
 }
 
 impl Family {
-    const fn key_bytes(self) -> u64 {
-        match self {
-            Self::V4 => size_of::<FlowKey4>() as u64,
-            Self::V6 => size_of::<FlowKey6>() as u64,
-        }
-    }
-
     fn table(self, connections: u32) -> TableSize {
-        let entries = ENTRIES * u64::from(connections);
-        let element = ELEMENT_BYTES + self.key_bytes().next_multiple_of(8) + size_of::<FlowEntry>() as u64;
-        let memory_bytes = entries * element + entries.next_power_of_two() * BUCKET_BYTES;
+        let entries = connections * ENTRIES as u32;
+        let memory_bytes = match self {
+            Self::V4 => bytes::<FlowKey4>(entries),
+            Self::V6 => bytes::<FlowKey6>(entries),
+        };
         TableSize { connections, memory_bytes }
     }
+}
+
+/// What the kernel takes for a table.
+fn bytes<K: FlowKey>(entries: u32) -> u64 {
+    u64::from(Shape::of::<K>(entries, [0; 10]).slots()) * (size_of::<Slot<K>>() + size_of::<Birth>()) as u64
 }
 
 impl TableSize {
@@ -143,13 +139,12 @@ mod tests {
     #[test]
     fn a_connection_costs_what_the_kernel_takes() {
         let sizes = Sizes::with(1 << 20, None);
-        assert_eq!(sizes.flows_v4.memory_bytes, 288 * MIB);
-        assert_eq!(sizes.flows_v4.bytes_per_connection(), 288);
+        // 18 slots of 64 + 8 bytes for 7 entries, two entries a connection.
+        assert_eq!(sizes.flows_v4.memory_bytes, ((2 << 20) * 18 / 7) * 72);
+        assert_eq!(sizes.flows_v4.bytes_per_connection(), 371);
         assert_eq!(sizes.flows_v4.entries(), 2 << 20);
-        assert_eq!(sizes.flows_v6.bytes_per_connection(), 336);
-        assert_eq!(sizes.memory_bytes(), 288 * MIB + 84 * MIB);
-        // Buckets are a power of two: one connection more doubles them.
-        assert_eq!(Family::V4.table((1 << 20) + 1).memory_bytes, (256 << 20) + 256 + 64 * MIB);
+        assert_eq!((sizes.flows_v6.bytes_per_connection(), sizes.flows_v6.memory_bytes), (384, 96 * MIB));
+        assert_eq!(sizes.memory_bytes(), sizes.flows_v4.memory_bytes + 96 * MIB);
     }
 
     #[test]
@@ -170,7 +165,7 @@ mod tests {
         assert_eq!(connections("[flows]\nmax = \"64k\"", 512 * MIB), (64 << 10, 16 << 10));
         assert_eq!(connections("[flows]\nmax = \"1k\"", 512 * MIB), (1 << 10, 1 << 10));
         assert_eq!(connections("[flows]\nmax = 100000\nmax_ipv6 = \"2k\"", 512 * MIB), (100_000, 2048));
-        assert_eq!(connections("[flows]\nmax_ipv6 = \"64k\"", 512 * MIB), (128 << 10, 64 << 10));
+        assert_eq!(connections("[flows]\nmax_ipv6 = \"64k\"", 512 * MIB), (64 << 10, 64 << 10));
     }
 
     #[test]
@@ -178,25 +173,25 @@ mod tests {
         let refusal = |text, memory| sizes(text, memory).unwrap_err().to_string();
         assert_eq!(
             refusal("\n[flows]\nmax = \"4m\"", 2048 * MIB),
-            "f.toml:3: flows.max = \"4m\": with it the flow tables take 1.5 GiB, more than half of this machine's 2.0 GiB; \
-             write at most \"2664k\""
+            "f.toml:3: flows.max = \"4m\": with it the flow tables take 1.8 GiB, more than half of this machine's 2.0 GiB; \
+             write at most \"2248k\""
         );
         assert_eq!(
             refusal("[flows]\nmax = \"64k\"\nmax_ipv6 = \"1m\"", 512 * MIB),
-            "f.toml:3: flows.max_ipv6 = \"1m\": with it the flow tables take 354.0 MiB, more than half of this machine's \
-             512.0 MiB; write at most \"693k\""
+            "f.toml:3: flows.max_ipv6 = \"1m\": with it the flow tables take 407.1 MiB, more than half of this machine's \
+             512.0 MiB; write at most \"620k\""
         );
         assert_eq!(
             refusal("[flows]\nmax_ipv6 = \"1m\"", 512 * MIB),
-            "f.toml:2: flows.max_ipv6 = \"1m\": with it the flow tables take 340.5 MiB, more than half of this machine's \
-             512.0 MiB; write at most \"739k\""
+            "f.toml:2: flows.max_ipv6 = \"1m\": with it the flow tables take 389.8 MiB, more than half of this machine's \
+             512.0 MiB; write at most \"667k\""
         );
         assert_eq!(
             refusal("[flows]\nmax = \"1m\"\nmax_ipv6 = \"1m\"", 256 * MIB),
-            "f.toml:3: flows.max_ipv6 = \"1m\": with it the flow tables take 624.0 MiB, more than half of this machine's \
+            "f.toml:3: flows.max_ipv6 = \"1m\": with it the flow tables take 754.3 MiB, more than half of this machine's \
              256.0 MiB; lower flows.max and flows.max_ipv6, or take a machine with more memory"
         );
         let written = |max: &str| sizes(&format!("[flows]\nmax = \"{max}\""), 2048 * MIB);
-        assert!(written("2664k").is_ok() && written("2665k").is_err());
+        assert!(written("2248k").is_ok() && written("2249k").is_err());
     }
 }

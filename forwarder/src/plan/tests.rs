@@ -310,9 +310,9 @@ timeouts
   icmp            60s
   other           600s
   fragment        15s
-flows, 23.2 MiB in all
-  IPv4 64k connections of 288 bytes, 18.0 MiB
-  IPv6 16k connections of 336 bytes, 5.2 MiB
+flows, 29.1 MiB in all
+  IPv4 64k connections of 371 bytes, 23.1 MiB
+  IPv6 16k connections of 384 bytes, 6.0 MiB
   TCP without a handshake: after-start
 icmp
   1000 errors a second from each CPU
@@ -342,8 +342,8 @@ fn a_plan_is_json() {
         ("/firewall/default/outside", "\"deny\""),
         ("/timeouts_ms/tcp_established", "350000"),
         ("/flows/ipv4/connections", "1048576"),
-        ("/flows/ipv4/bytes_per_connection", "288"),
-        ("/flows/memory_bytes", "390070272"),
+        ("/flows/ipv4/bytes_per_connection", "371"),
+        ("/flows/memory_bytes", "488935968"),
         ("/icmp/errors_per_second_per_cpu", "1000"),
         ("/measure/time_one_in", "64"),
     ];

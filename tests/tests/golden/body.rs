@@ -137,7 +137,7 @@ impl Flows {
         let ends6 = |key: &FlowKey6| {
             [(IpAddr::from(key.source), key.source_port), (IpAddr::from(key.destination), key.destination_port)]
         };
-        let mut lines = lines(&self.v4, ends4, |entry| Some((IpAddr::from(entry.source), entry.source_port)));
+        let mut lines = lines(&self.v4, ends4, |entry| Some((IpAddr::from(entry.source()), entry.source_port())));
         lines.extend(self::lines(&self.v6, ends6, |_| None));
         lines
     }
@@ -153,7 +153,6 @@ impl Flows {
         fn write<K: Debug>(entries: &[(K, FlowEntry)]) -> String {
             let still = |(key, entry): &(K, FlowEntry)| {
                 entry.last_seen.store(0);
-                entry.first_seen.store(0);
                 format!("{key:?} {entry:?}\n")
             };
             entries.iter().map(still).collect()

@@ -5,8 +5,9 @@ use crate::golden::body::{Action, Body, Flows, Sent};
 use crate::golden::case::Change;
 use crate::golden::world::{CAPACITY, PORTS, Port, ROUTES, STATIONS, Way, World};
 use anyhow::{Context, Result, bail};
-use forwarder::datapath::{Datapath, HeldFrames, Key, LoadOptions, Table, Value};
+use forwarder::datapath::{Datapath, Element, FlowTable, HeldFrames, Key, LoadOptions, Seen, Table, Value};
 use forwarder_ebpf::abi::{Counter, FlowEntry, MAX_IFACES, Ticks, status};
+use forwarder_ebpf::flow_table::Tenancy;
 use forwarder_ebpf::tables::Fate;
 use forwarder_kit::Netns;
 use std::path::Path;
@@ -98,8 +99,8 @@ impl<'n> KernelBody<'n> {
         for ifindex in std::mem::take(&mut self.still) {
             self.set_forwarding(ifindex, true)?;
         }
-        clear(&self.datapath.flows4)?;
-        clear(&self.datapath.flows6)?;
+        clear_flows(&self.datapath.flows4)?;
+        clear_flows(&self.datapath.flows6)?;
         clear(&self.datapath.fragments4)?;
         clear(&self.datapath.fragments6)?;
         self.datapath.clear_counters()?;
@@ -166,6 +167,8 @@ impl Body for KernelBody<'_> {
 
     fn send(&mut self, ingress: u32, frame: &[u8]) -> Sent {
         let ran = self.datapath.run_frame(ingress, frame).expect("cannot run a frame");
+        make_room(&self.datapath.flows4).expect("cannot free slots");
+        make_room(&self.datapath.flows6).expect("cannot free slots");
         let action = match ran.action {
             forwarder::datapath::Action::Pass => Action::Pass,
             forwarder::datapath::Action::Drop => Action::Drop,
@@ -199,17 +202,17 @@ impl Body for KernelBody<'_> {
     }
 }
 
-fn all<K: Key>(table: &Table<K, FlowEntry>) -> Vec<(K, FlowEntry)> {
+fn all<K: Key>(table: &FlowTable<K>) -> Vec<(K, FlowEntry)> {
     let mut all = Vec::new();
-    let collect = |key: &K, entry: &FlowEntry| {
-        all.push((*key, entry.clone()));
+    let collect = |seen: &Seen<K>| {
+        all.push((seen.key, seen.entry.clone()));
         Ok(())
     };
     table.visit(collect).expect("cannot read flows");
     all
 }
 
-fn clear<K: Key, V: Value>(table: &Table<K, V>) -> Result<()> {
+fn clear<K: Element, V: Value>(table: &Table<K, V>) -> Result<()> {
     let mut keys = Vec::new();
     table.visit(|key, _| {
         keys.push(*key);
@@ -218,7 +221,26 @@ fn clear<K: Key, V: Value>(table: &Table<K, V>) -> Result<()> {
     keys.iter().try_for_each(|key| Ok(table.remove(key).map(drop)?))
 }
 
-fn forget<K: Key>(table: &Table<K, FlowEntry>) -> Result<()> {
+fn clear_flows<K: Key>(table: &FlowTable<K>) -> Result<()> {
+    let keys: Vec<_> = all(table).into_iter().map(|(key, _)| key).collect();
+    table.remove(&keys)?;
+    make_room(table)
+}
+
+/// Frees what has been removed, also by the programs. No program runs now, so nobody has to be waited for.
+fn make_room<K: Key>(table: &FlowTable<K>) -> Result<()> {
+    let mut dying = Vec::new();
+    table.visit_all(|seen| {
+        dying.extend((seen.tenancy == Tenancy::Dying).then_some(seen.index));
+        Ok(())
+    })?;
+    table.vacate(&dying)?;
+    Ok(())
+}
+
+fn forget<K: Key>(table: &FlowTable<K>) -> Result<()> {
     let responder = |(_, entry): &(K, FlowEntry)| entry.status.load() & status::ORIGINATOR == 0;
-    all(table).into_iter().filter(responder).try_for_each(|(key, _)| Ok(table.remove(&key).map(drop)?))
+    let keys: Vec<_> = all(table).into_iter().filter(responder).map(|(key, _)| key).collect();
+    table.remove(&keys)?;
+    make_room(table)
 }

@@ -5,7 +5,6 @@ use crate::golden::case::Change;
 use crate::golden::world::{World, set_route};
 use forwarder_ebpf::abi::{Counter, FlowKey, Ticks, status};
 use forwarder_ebpf::sim::Sim;
-use std::hash::Hash;
 
 /// The sim, and its clock.
 pub struct SimBody {
@@ -51,8 +50,8 @@ impl Body for SimBody {
 
     fn flows(&self) -> Flows {
         Flows {
-            v4: self.sim.flows4.all().into_iter().map(|(key, entry)| (key, (*entry).clone())).collect(),
-            v6: self.sim.flows6.all().into_iter().map(|(key, entry)| (key, (*entry).clone())).collect(),
+            v4: self.sim.flows4.all().into_iter().map(|(key, entry)| (key, entry.clone())).collect(),
+            v6: self.sim.flows6.all().into_iter().map(|(key, entry)| (key, entry.clone())).collect(),
         }
     }
 
@@ -61,7 +60,7 @@ impl Body for SimBody {
     }
 }
 
-fn forget<K: FlowKey + Eq + Hash + Ord>(flows: &forwarder_ebpf::sim::Flows<K>) {
+fn forget<K: FlowKey + Default + Ord>(flows: &forwarder_ebpf::sim::Flows<K>) {
     for (key, entry) in flows.all() {
         if entry.status.load() & status::ORIGINATOR == 0 {
             flows.remove(&key);

@@ -212,7 +212,7 @@ impl World {
 
     /// The sim in this world.
     pub fn sim(&self) -> Sim {
-        let mut sim = Sim::new().capacity(CAPACITY as usize).nat(0, &self.rules, &self.addresses);
+        let mut sim = Sim::new().capacity(CAPACITY).nat(0, &self.rules, &self.addresses);
         sim.set_control(self.control);
         for (ifindex, config) in &self.ifaces {
             sim.set_iface(*ifindex, *config);
