@@ -2,7 +2,7 @@
 //! an earlier controller without a gap.
 
 use super::load::{ENTER, xdp};
-use super::{Datapath, DatapathError, Result};
+use super::{Datapath, DatapathError, Result, sys};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{ProgramError, Xdp};
@@ -45,7 +45,7 @@ impl Mode {
 #[derive(Debug)]
 pub(super) struct Attached {
     mode: Mode,
-    _link: FdLink,
+    link: FdLink,
 }
 
 impl Datapath {
@@ -57,7 +57,7 @@ impl Datapath {
     /// When the kernel or the driver refuses; says what to do where that is known.
     pub fn attach(&self, (ifindex, name): (u32, &str), mtu: u32, mode: Mode) -> Result<Mode> {
         if mode == Mode::Generic {
-            self.detach_native(ifindex)?;
+            self.detach_mode(ifindex, Mode::Native)?;
         }
         let mut links = self.links.lock().expect("no thread panics while it holds the links");
         if let Some(attached) = links.get(&ifindex) {
@@ -74,14 +74,12 @@ impl Datapath {
         Ok(mode)
     }
 
-    /// Ends the datapath on an interface; nothing happens when it did not run there.
+    /// Ends the datapath on an interface, at once; nothing happens when it did not run there.
     ///
     /// # Errors
-    /// When the pin cannot be removed.
+    /// When the kernel refuses, or the pin cannot be removed.
     pub fn detach(&self, ifindex: u32) -> Result<()> {
-        let mut links = self.links.lock().expect("no thread panics while it holds the links");
-        links.remove(&ifindex);
-        Mode::ALL.iter().filter_map(|mode| self.link_pin(ifindex, *mode)).try_for_each(|pin| remove_file(&pin))
+        Mode::ALL.into_iter().try_for_each(|mode| self.detach_mode(ifindex, mode))
     }
 
     /// Indexes of the interfaces that an earlier controller left attached.
@@ -102,7 +100,8 @@ impl Datapath {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn remove(&self) -> Result<()> {
-        self.links.lock().expect("no thread panics while it holds the links").clear();
+        let links = std::mem::take(&mut *self.links.lock().expect("no thread panics while it holds the links"));
+        links.values().try_for_each(|attached| end(&attached.link))?;
         match &self.pins {
             Some(pins) => remove_pins(pins),
             None => Ok(()),
@@ -119,7 +118,7 @@ impl Datapath {
                 FdLink::try_from(program.take_link(id).ok()?).ok()
             });
             match replaced {
-                Some(link) => Some(Attached { mode, _link: link }),
+                Some(link) => Some(Attached { mode, link }),
                 None => {
                     // A link whose interface has gone cannot be updated; it has no use any more.
                     let _ = fs::remove_file(&pin);
@@ -129,12 +128,15 @@ impl Datapath {
         })
     }
 
-    fn detach_native(&self, ifindex: u32) -> Result<()> {
+    fn detach_mode(&self, ifindex: u32, mode: Mode) -> Result<()> {
         let mut links = self.links.lock().expect("no thread panics while it holds the links");
-        if links.get(&ifindex).is_some_and(|attached| attached.mode == Mode::Native) {
-            links.remove(&ifindex);
-        }
-        self.link_pin(ifindex, Mode::Native).map_or(Ok(()), |pin| remove_file(&pin))
+        let pin = self.link_pin(ifindex, mode);
+        let link = match links.get(&ifindex) {
+            Some(attached) if attached.mode == mode => links.remove(&ifindex).map(|attached| attached.link),
+            _ => pin.as_ref().and_then(|pin| Some(PinnedLink::from_pin(pin).ok()?.into())),
+        };
+        link.map_or(Ok(()), |link| end(&link))?;
+        pin.map_or(Ok(()), |pin| remove_file(&pin))
     }
 
     fn attach_anew(&self, program: &mut Xdp, ifindex: u32, mode: Mode) -> std::result::Result<Attached, ProgramError> {
@@ -147,15 +149,22 @@ impl Datapath {
         };
         // Not a link: the kernel was asked over netlink because it refused one; dropping it detaches.
         let link = FdLink::try_from(program.take_link(id)?).map_err(|_| ProgramError::NotAttached)?;
-        let Some(pin) = self.link_pin(ifindex, mode) else { return Ok(Attached { mode, _link: link }) };
+        let Some(pin) = self.link_pin(ifindex, mode) else { return Ok(Attached { mode, link }) };
         let _ = fs::remove_file(&pin);
         let pinned = link.pin(&pin).map_err(|source| ProgramError::IOError(std::io::Error::other(source)))?;
-        Ok(Attached { mode, _link: pinned.into() })
+        Ok(Attached { mode, link: pinned.into() })
     }
 
     fn link_pin(&self, ifindex: u32, mode: Mode) -> Option<PathBuf> {
         Some(self.pins.as_ref()?.join(format!("{}-{ifindex}", mode.name())))
     }
+}
+
+/// Has a link's program run no more, now. When only the last descriptor and pin go, the kernel does so some milliseconds
+/// later, and until then refuses to attach in the other mode.
+fn end(link: &FdLink) -> Result<()> {
+    let info = link.info().map_err(|source| DatapathError::Detach(Box::new(source)))?;
+    sys::detach_link(info.id()).map_err(|source| DatapathError::Detach(Box::new(source)))
 }
 
 /// Removes the pins of an instance; whatever of it is attached, ends.

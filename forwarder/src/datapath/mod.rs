@@ -109,6 +109,9 @@ pub enum DatapathError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// XDP cannot be detached from an interface.
+    #[error("cannot detach XDP")]
+    Detach(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A program could not be run on a frame of our own.
     #[error("cannot run the datapath on a frame")]
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -1,9 +1,9 @@
-//! bpf(2) for map elements: single and in batches. aya has no batches, and its typed maps need `Pod` on types that
-//! are not ours to implement it for; here `zerocopy` is the proof that bytes are values.
+//! bpf(2) for map elements, single and in batches, and for ending links. aya has neither batches nor that, and its typed
+//! maps need `Pod` on types that are not ours to implement it for; here `zerocopy` is the proof that bytes are values.
 #![expect(unsafe_code, reason = "one system call; see the SAFETY notes")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Commands of bpf(2) used here (linux/bpf.h, `enum bpf_cmd`).
@@ -23,6 +23,10 @@ pub enum Command {
     Take = 21,
     /// `BPF_MAP_LOOKUP_BATCH`
     LookupBatch = 24,
+    /// `BPF_LINK_GET_FD_BY_ID`
+    OpenLink = 30,
+    /// `BPF_LINK_DETACH`
+    DetachLink = 34,
 }
 
 /// The element commands' part of `union bpf_attr`.
@@ -66,6 +70,20 @@ pub struct MapInfo {
     pub flags: u32,
 }
 
+/// The part of `union bpf_attr` of `BPF_LINK_GET_FD_BY_ID`.
+#[repr(C)]
+struct IdAttr {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+/// The part of `union bpf_attr` of `BPF_LINK_DETACH`.
+#[repr(C)]
+struct LinkAttr {
+    fd: u32,
+}
+
 #[repr(C)]
 struct InfoAttr {
     fd: u32,
@@ -73,13 +91,14 @@ struct InfoAttr {
     info: u64,
 }
 
-fn bpf<T>(command: Command, attr: &mut T) -> io::Result<()> {
+/// Returns what the system call does: a new descriptor for `Command::OpenLink`, 0 for all others.
+fn bpf<T>(command: Command, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is one of the structures above, laid out as the command's part of `union bpf_attr`, and its size is
     // passed along. The pointers in it were made from borrowed slices by the callers below, which check that the kernel
     // writes no more bytes than the slices have.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attr), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn descriptor(fd: BorrowedFd<'_>) -> u32 {
@@ -137,13 +156,13 @@ pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
 /// Looks up, or takes out, one element. `value` must have the bytes of a value of the map (for per-CPU maps, of all CPUs).
 pub fn read_element(command: Command, map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
     let (key, value) = (key.as_ptr() as u64, value.as_mut_ptr() as u64);
-    bpf(command, &mut ElementAttr { map_fd: descriptor(map), zero: 0, key, value, flags: 0 })
+    bpf(command, &mut ElementAttr { map_fd: descriptor(map), zero: 0, key, value, flags: 0 }).map(drop)
 }
 
 /// Writes one element.
 pub fn update_element(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
     let (key, value) = (key.as_ptr() as u64, value.as_ptr() as u64);
-    bpf(Command::Update, &mut ElementAttr { map_fd: descriptor(map), zero: 0, key, value, flags })
+    bpf(Command::Update, &mut ElementAttr { map_fd: descriptor(map), zero: 0, key, value, flags }).map(drop)
 }
 
 /// Removes one element.
@@ -152,6 +171,16 @@ pub fn delete_element(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
         Command::Delete,
         &mut ElementAttr { map_fd: descriptor(map), zero: 0, key: key.as_ptr() as u64, value: 0, flags: 0 },
     )
+    .map(drop)
+}
+
+/// Has a link's program run no more, at once and whoever else holds the link. One whose interface is gone is fine.
+pub fn detach_link(id: u32) -> io::Result<()> {
+    let number = bpf(Command::OpenLink, &mut IdAttr { id, next_id: 0, open_flags: 0 })?;
+    let number = RawFd::try_from(number).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
+    let link = unsafe { OwnedFd::from_raw_fd(number) };
+    bpf(Command::DetachLink, &mut LinkAttr { fd: descriptor(link.as_fd()) }).map(drop)
 }
 
 /// Where a batch ended; the next one begins there.
@@ -186,7 +215,7 @@ pub fn lookup_batch(
         flags: 0,
     };
     match bpf(Command::LookupBatch, &mut attr) {
-        Ok(()) => Ok(Batch { count: attr.count as usize, next: Some(end) }),
+        Ok(_) => Ok(Batch { count: attr.count as usize, next: Some(end) }),
         // The end; `count` elements came with it.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
             Ok(Batch { count: attr.count as usize, next: None })
