@@ -141,9 +141,9 @@ async fn begin(controller: &mut Controller, state: &StateDirectory) -> Result<Un
 
 /// No program, pin or sysctl is left. Everything is tried; the first failure is returned.
 fn end(live: &Live, controller: &mut Controller) -> Result<()> {
-    let removed = live.datapath().remove();
+    // In this order, or the kernel would forward by itself in between, untranslated and unfiltered.
     let restored = controller.restore_host();
-    removed?;
+    live.datapath().remove()?;
     Ok(restored?)
 }
 

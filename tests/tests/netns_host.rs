@@ -6,7 +6,9 @@ use forwarder_kit::run::wait_until;
 use forwarder_kit::topology::{Options, Shape, Topology};
 use forwarder_kit::{Appliance, Netns, serve};
 use forwarder_tests::{EchoConnection, Family, Lab, SMALL_TABLE, in_both_shapes};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 in_both_shapes! {
@@ -46,6 +48,52 @@ fn the_hosts_own_connections_are_untouched(shape: Shape) -> Result<()> {
     ensure!(server.addresses().iter().all(|peer| outside.contains(peer)), "the server saw {:?}", server.addresses());
     ensure!(own.requests() >= 4, "the own server had {} requests", own.requests());
     Ok(())
+}
+
+/// The kernel forwards only while the datapath is there to decide: nobody's packets slip by untranslated or unfiltered when
+/// it comes or goes.
+#[test]
+fn nothing_slips_by_when_it_starts_and_ends() -> Result<()> {
+    let net = Topology::two_armed()?;
+    net.world.ip("route add 10.0.1.0/24 via 198.51.100.10")?;
+    let (client, server) = (IpAddr::from(net.client_v4(0)), IpAddr::from(net.server_v4()));
+    let mut appliance = Appliance::prepare(&net.appliance, &format!("{}{SMALL_TABLE}", net.config()))?;
+    let stop = AtomicBool::new(false);
+    let (at_client, at_server) = std::thread::scope(|scope| {
+        let at_client = scope.spawn(|| exchange(&net.clients[0], server, &stop));
+        let at_server = scope.spawn(|| exchange(&net.server, client, &stop));
+        let rounds = (0..3).try_for_each(|_| {
+            appliance.start_again()?;
+            std::thread::sleep(Duration::from_millis(100));
+            appliance.stop()
+        });
+        stop.store(true, Ordering::Relaxed);
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<BTreeMap<IpAddr, u64>>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        let ends = (join(at_client)?, join(at_server)?);
+        rounds.map(|()| ends)
+    })?;
+    ensure!(at_client.is_empty(), "packets came in that nobody asked for: {at_client:?}");
+    ensure!(at_server.keys().eq([&IpAddr::from(net.public_v4(0))]), "the server saw {at_server:?}");
+    Ok(())
+}
+
+/// Sends a datagram to port 9 there every tenth of a millisecond until `stop`, and counts who sends to port 9 here.
+fn exchange(here: &Netns, there: IpAddr, stop: &AtomicBool) -> Result<BTreeMap<IpAddr, u64>> {
+    here.enter(|| {
+        let (sender, receiver) = (UdpSocket::bind("0.0.0.0:0")?, UdpSocket::bind("0.0.0.0:9")?);
+        receiver.set_read_timeout(Some(Duration::from_micros(100)))?;
+        let mut seen = BTreeMap::new();
+        while !stop.load(Ordering::Relaxed) {
+            // Refused when ICMP has said something about an earlier one.
+            let _ = sender.send_to(b"?", (there, 9));
+            if let Ok((_, peer)) = receiver.recv_from(&mut [0; 8]) {
+                *seen.entry(peer.ip()).or_default() += 1;
+            }
+        }
+        Ok(seen)
+    })
 }
 
 /// A client's source port that the host listens on is not kept: the host's socket keeps its peers.

@@ -12,23 +12,31 @@ impl Controller {
     /// Serves what the plan says, and nothing else.
     pub(super) fn apply_interfaces(&mut self, plan: &Plan) -> Result<(), ControllerError> {
         self.remove_unplanned(plan)?;
-        let (mut served, mut refused) = self.serve_all(plan, Mode::Native);
+        let (mut served, mut refused) = self.attach_all(plan, Mode::Native);
         let generic = served.iter().filter(|served| served.mode == Mode::Generic).count();
         if generic > 0 && generic < served.len() {
             // A frame that a native program redirects can leave only by a driver that knows XDP frames.
             tracing::warn!("one driver has no native XDP, so all interfaces use the generic path");
-            (served, refused) = self.serve_all(plan, Mode::Generic);
+            (served, refused) = self.attach_all(plan, Mode::Generic);
         }
+        // Last, or the kernel would forward by itself, untranslated and unfiltered, until the datapath is there.
+        served.retain(|interface| match self.have_forward(interface) {
+            Ok(()) => true,
+            Err(error) => {
+                refused.insert(interface.name.clone(), one_line(&error));
+                false
+            }
+        });
         refused.extend(plan.missing.iter().map(|missing| (missing.name.clone(), missing.why.clone())));
         self.publish(served, refused);
         Ok(())
     }
 
-    /// What can be served, and why the rest cannot.
-    fn serve_all(&mut self, plan: &Plan, mode: Mode) -> (Vec<Served>, BTreeMap<String, String>) {
+    /// What can be attached, and why the rest cannot.
+    fn attach_all(&mut self, plan: &Plan, mode: Mode) -> (Vec<Served>, BTreeMap<String, String>) {
         let (mut served, mut refused) = (Vec::new(), BTreeMap::new());
         for interface in &plan.interfaces {
-            match self.serve(interface, mode) {
+            match self.attach(interface, mode) {
                 Ok(mode) => served.push(describe(interface, mode)),
                 Err(error) => {
                     refused.insert(interface.name.clone(), one_line(&error));
@@ -63,11 +71,9 @@ impl Controller {
         Ok(())
     }
 
-    fn serve(&mut self, interface: &PlannedInterface, mode: Mode) -> Result<Mode, ControllerError> {
+    fn attach(&mut self, interface: &PlannedInterface, mode: Mode) -> Result<Mode, ControllerError> {
         let PlannedInterface { name, ifindex, config, .. } = interface;
         let datapath = self.live.datapath();
-        // Forwarding first: the datapath asks the kernel's FIB, which refuses for interfaces that do not forward.
-        self.changes.apply_forwarding(name)?;
         datapath.write_iface(*ifindex, config)?;
         match datapath.attach((*ifindex, name), config.mtu, mode) {
             Ok(mode) => Ok(mode),
@@ -77,6 +83,18 @@ impl Controller {
                 Err(error.into())
             }
         }
+    }
+
+    /// The datapath asks the kernel's FIB, which refuses for interfaces that do not forward.
+    fn have_forward(&mut self, interface: &Served) -> Result<(), ControllerError> {
+        let Served { name, ifindex, .. } = interface;
+        if let Err(error) = self.changes.apply_forwarding(name) {
+            self.live.datapath().detach(*ifindex)?;
+            self.live.datapath().remove_iface(*ifindex)?;
+            self.changes.restore_interface(name)?;
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     /// Says what is new, and shows it to those who ask.

@@ -95,17 +95,15 @@ impl Datapath {
             .collect())
     }
 
-    /// Ends forwarding: every link, every pin.
+    /// Ends forwarding: every link, every pin. Everything is tried; the first failure is returned.
     ///
     /// # Errors
-    /// When a pin cannot be removed.
+    /// When the kernel refuses, or a pin cannot be removed.
     pub fn remove(&self) -> Result<()> {
         let links = std::mem::take(&mut *self.links.lock().expect("no thread panics while it holds the links"));
-        links.values().try_for_each(|attached| end(&attached.link))?;
-        match &self.pins {
-            Some(pins) => remove_pins(pins),
-            None => Ok(()),
-        }
+        let ended = links.values().map(|attached| end(&attached.link)).fold(Ok(()), Result::and);
+        drop(links);
+        ended.and(self.pins.as_ref().map_or(Ok(()), |pins| remove_pins(pins)))
     }
 
     /// The program of a pinned link is replaced. `None` when there is none, or its interface is gone.
