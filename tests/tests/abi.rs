@@ -1,14 +1,17 @@
 //! The types in `forwarder_ebpf::abi` are those of the maps that the kernel made from the object: sizes and numbers of
-//! elements as the kernel tells them, and values that come back as they were written. Needs root.
+//! elements as the kernel tells them, and values that come back as they were written. Unpinned it works as well. Needs root.
 
 use anyhow::Result;
-use forwarder::datapath::{Datapath, LoadOptions};
+use forwarder::datapath::{Action, Datapath, LoadOptions};
 use forwarder_ebpf::abi::{
-    Control, Counter, DWELL_BUCKETS, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6,
-    IfaceConfig, MAX_FRAGMENT_TRAINS, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES, Shape, Slot,
-    Used,
+    Control, Counter, DWELL_BUCKETS, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4,
+    FragmentOwner6, IfaceConfig, MAX_FRAGMENT_TRAINS, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES,
+    Shape, Side, Slot, Used, counter_index,
 };
+use forwarder_ebpf::verdict::Drop;
+use forwarder_kit::packet::Packet;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Numbers of map types (linux/bpf.h, `enum bpf_map_type`).
 const ARRAY: u32 = 2;
@@ -60,6 +63,24 @@ fn what_is_written_comes_back() -> Result<()> {
     let control = Control { epoch: 7, port_first: 1024, port_last: 65_535, sample_mask: 15, ..Control::default() };
     datapath.write_control(&control)?;
     assert_eq!(format!("{:?}", datapath.read_control()?), format!("{control:?}"));
+    Ok(())
+}
+
+/// Without pins nothing but the `Datapath` keeps the stages in their places.
+#[test]
+fn unpinned_stages_stay_where_they_are() -> Result<()> {
+    const LOOPBACK: u32 = 1;
+    let datapath = Datapath::load(&OPTIONS)?;
+    datapath.write_control(&Control { epoch: 1, ..Control::default() })?;
+    datapath.write_iface(LOOPBACK, &IfaceConfig { side: Side::Inside as u8, ..IfaceConfig::default() })?;
+    // The kernel empties an array that nobody holds in the background.
+    std::thread::sleep(Duration::from_millis(100));
+    // Nobody sends from a loopback address: the stage for packets that are not on the fast path says so.
+    let frame = Packet::between("127.0.0.9", "192.0.2.1").macs([2; 6], [0; 6]).udp(1, 2).build();
+    assert_eq!(datapath.run_frame(LOOPBACK, &frame)?.action, Action::Drop);
+    let counters = datapath.read_counters(1)?;
+    let counted = |why: Drop| counters[counter_index(0, why.outcome()) as usize].packets;
+    assert_eq!((counted(Drop::Internal), counted(Drop::Martian)), (0, 1));
     Ok(())
 }
 

@@ -66,6 +66,8 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
     load_program(&mut programs, ENTER)?;
     load_program(&mut programs, CLOCK)?;
     FlowKey4::PROGRAMS.into_iter().chain(FlowKey6::PROGRAMS).try_for_each(|name| load_program(&mut programs, name))?;
+    // The kernel empties the array when nobody holds it open or pinned any more, whatever programs use it.
+    let stages = descriptor(&programs, names::STAGES)?;
     place_stages(&mut programs)?;
     let cpus = aya::util::nr_cpus()
         .map_err(|(_, source)| DatapathError::map("count the CPUs for", names::COUNTERS, source))?;
@@ -88,6 +90,7 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
         counters: PerCpu::new(names::COUNTERS, descriptor(&programs, names::COUNTERS)?, cpus)?,
         dwell: PerCpu::new(names::DWELL, descriptor(&programs, names::DWELL)?, cpus)?,
         programs: Mutex::new(programs),
+        _stages: stages,
         links: Mutex::new(BTreeMap::new()),
         pins: options.pins.clone(),
         adopted,
@@ -215,9 +218,12 @@ fn table<K: super::table::Element, V: super::table::Value>(programs: &Ebpf, name
 fn descriptor(programs: &Ebpf, name: &'static str) -> Result<OwnedFd> {
     let map = programs.map(name).ok_or(DatapathError::Missing(name))?;
     let data = match map {
-        Map::HashMap(data) | Map::LruHashMap(data) | Map::Array(data) | Map::PerCpuArray(data) | Map::DevMap(data) => {
-            data
-        }
+        Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::DevMap(data)
+        | Map::ProgramArray(data) => data,
         _ => return Err(DatapathError::Missing(name)),
     };
     data.fd().as_fd().try_clone_to_owned().map_err(|source| DatapathError::map("open", name, source))

@@ -39,6 +39,7 @@ use forwarder_ebpf::abi::{
 };
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use zerocopy::{FromBytes, IntoBytes};
@@ -145,6 +146,8 @@ struct Device {
 #[derive(Debug)]
 pub struct Datapath {
     programs: Mutex<Ebpf>,
+    /// The array of stages, held open.
+    _stages: OwnedFd,
     links: Mutex<BTreeMap<u32, attach::Attached>>,
     pins: Option<PathBuf>,
     adopted: bool,
