@@ -9,6 +9,8 @@ mod golden {
     pub mod cases;
     pub mod kernel;
     pub mod pair;
+    pub mod play;
+    pub mod script;
     pub mod sim_body;
     pub mod world;
 }
@@ -50,6 +52,30 @@ fn golden_kernel() -> Result<()> {
     none(failed);
     Ok(())
 }
+
+/// Beyond the table: plays that nobody thought of, in which both bodies still have to do the same.
+#[test]
+fn golden_kernel_plays() -> Result<()> {
+    let netns = Netns::new("plays")?;
+    furnish(&netns)?;
+    let failed = netns.enter(|| {
+        let mut body = Pair::new(SimBody::default(), KernelBody::new(&netns)?);
+        let mut failed = Vec::new();
+        for seed in 1..=PLAYS {
+            golden::play::run(&golden::play::script(seed), &mut body);
+            let wrong = body.take_differences();
+            if !wrong.is_empty() {
+                failed.push(format!("play {seed}:\n  {}", wrong.join("\n  ")));
+            }
+        }
+        Ok(failed)
+    })?;
+    none(failed);
+    Ok(())
+}
+
+/// How many plays; about ten seconds.
+const PLAYS: u64 = 200;
 
 fn none(failed: Vec<String>) {
     assert!(failed.is_empty(), "{} cases failed:\n{}", failed.len(), failed.join("\n"));

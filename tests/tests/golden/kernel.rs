@@ -10,6 +10,7 @@ use forwarder_ebpf::abi::{Counter, FlowEntry, MAX_IFACES, Ticks, status};
 use forwarder_ebpf::flow_table::Tenancy;
 use forwarder_ebpf::tables::Fate;
 use forwarder_kit::Netns;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ pub struct KernelBody<'n> {
     /// Held frames are waited for on a runtime, even if never for long.
     runtime: tokio::runtime::Runtime,
     /// What cases have changed in the namespace and `reset` has to undo: prefixes, interfaces that do not forward.
-    routes: Vec<&'static str>,
-    still: Vec<u32>,
+    routes: BTreeSet<&'static str>,
+    still: BTreeSet<u32>,
 }
 
 /// Gives a fresh namespace the world's interfaces, neighbours and routes.
@@ -89,7 +90,7 @@ impl<'n> KernelBody<'n> {
         let datapath = Datapath::load(&options)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let held = runtime.block_on(async { datapath.take_held_frames() })?;
-        Ok(Self { netns, datapath, held, runtime, routes: Vec::new(), still: Vec::new() })
+        Ok(Self { netns, datapath, held, runtime, routes: BTreeSet::new(), still: BTreeSet::new() })
     }
 
     fn try_reset(&mut self, world: &World) -> Result<()> {
@@ -121,11 +122,11 @@ impl<'n> KernelBody<'n> {
         match change {
             Change::Control(control) => self.datapath.write_control(control)?,
             Change::Route(prefix, way) => {
-                self.routes.push(prefix);
+                self.routes.insert(prefix);
                 set_route(self.netns, prefix, *way)?;
             }
             Change::Forwarding(ifindex, forwards) => {
-                self.still.push(*ifindex);
+                self.still.insert(*ifindex);
                 self.set_forwarding(*ifindex, *forwards)?;
             }
             Change::ForgetResponders => {
