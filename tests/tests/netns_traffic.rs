@@ -6,6 +6,7 @@
 use anyhow::{Context, Result, ensure};
 use forwarder_kit::run::wait_until;
 use forwarder_kit::serve;
+use forwarder_kit::status::Flow;
 use forwarder_kit::topology::{Options, Shape};
 use forwarder_tests::{Family, Lab, in_both_shapes, snmp};
 use serde_json::Value;
@@ -83,14 +84,72 @@ fn iperf3_tcp_both_directions(shape: Shape) -> Result<()> {
     for family in Family::BOTH {
         for how in ["-n 30M", "-n 30M -R", "-t 1 -P 4", "-t 1 -P 4 -R"] {
             let report = iperf3(&lab, family, how)?;
-            let number =
-                |path: &str| report.pointer(path).and_then(Value::as_f64).with_context(|| format!("no {path}"));
-            // Not compared with what was sent: iperf3 stops reading when the sender is done, with megabytes in buffers.
-            let received = number("/end/sum_received/bytes")?;
-            ensure!(received > 1e6, "{family:?} {how}: only {received} bytes arrived");
+            let flows = lab.appliance.flows()?;
+            let streams = Stream::all(&report, &flows, family).with_context(|| format!("{family:?} {how}"))?;
+            for stream in streams {
+                stream.check().with_context(|| format!("{family:?} {how}: {stream:?}"))?;
+            }
         }
     }
+    ensure!(lab.appliance.status()?.drops()?.is_empty(), "{}", lab.appliance.status()?.json);
     Ok(())
+}
+
+/// One of iperf3's TCP connections, in the direction of its data: what both ends say, and what the appliance forwarded.
+#[derive(Debug)]
+struct Stream {
+    /// Bytes of the word by which the client says whose test it is, before the data and not counted as such.
+    cookie: u64,
+    /// Bytes that the sending program has handed to its socket.
+    sent: u64,
+    /// Bytes that the receiving program has read until the sender was done. The rest is in sockets.
+    received: u64,
+    /// Segments that the sender has sent again.
+    again: u64,
+    /// Bytes of TCP payload that were forwarded.
+    forwarded: u64,
+}
+
+impl Stream {
+    /// Payload of a full segment over IPv4, with time stamps.
+    const SEGMENT: u64 = 1500 - 20 - 32;
+    /// Segments that may be sent again after the sender has been asked how many.
+    const LATE: u64 = 32;
+
+    fn all(report: &Value, flows: &[Flow], family: Family) -> Result<Vec<Self>> {
+        let list = |path: &str| report.pointer(path).and_then(Value::as_array).with_context(|| format!("no {path}"));
+        let reverse = report.pointer("/start/test_start/reverse").and_then(Value::as_u64).context("no direction")? == 1;
+        let headers = 32 + if family == Family::V4 { 20 } else { 40 };
+        let ends = list("/end/streams")?.iter().zip(list("/start/connected")?);
+        let stream = |(end, connected): (&Value, &Value)| {
+            let of = |value: &Value, path: &str| {
+                value.pointer(path).and_then(Value::as_u64).with_context(|| format!("no {path} in {value}"))
+            };
+            let port = of(connected, "/local_port")?;
+            let is_it =
+                |flow: &&Flow| u64::from(flow.source.port()) == port && flow.source.is_ipv4() == (family == Family::V4);
+            let flow = flows.iter().find(is_it).with_context(|| format!("no flow from port {port}"))?;
+            let (packets, bytes) = if reverse { flow.received } else { flow.sent };
+            Ok(Self {
+                cookie: if reverse { 0 } else { 37 },
+                sent: of(end, "/sender/bytes")?,
+                received: of(end, "/receiver/bytes")?,
+                again: of(end, "/sender/retransmits")?,
+                // A SYN has eight bytes more of options.
+                forwarded: bytes - packets * headers - 8,
+            })
+        };
+        ends.map(stream).collect()
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { cookie, sent, received, again, forwarded } = *self;
+        ensure!(received > 1_000_000, "only {received} bytes arrived");
+        ensure!(forwarded >= received + cookie, "more has arrived than was forwarded");
+        let most = sent + cookie + (again + Self::LATE) * Self::SEGMENT;
+        ensure!(forwarded <= most, "more was forwarded than was sent");
+        Ok(())
+    }
 }
 
 fn iperf3_udp_loses_only_what_the_receiver_could_not_take(shape: Shape) -> Result<()> {
