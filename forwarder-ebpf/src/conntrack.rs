@@ -183,6 +183,17 @@ fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8) {
     partner.status.or(add);
 }
 
+/// Whether this packet would turn a closing connection round: a SYN from the responder, which is the first packet of a
+/// connection that enters by the responder's side.
+#[inline(always)]
+pub(crate) fn is_turned(protocol: u8, entry: &FlowEntry, signal: u8) -> bool {
+    let bits = entry.status.load();
+    protocol == protocol::TCP
+        && signal & (SYN | ACK | RST) == SYN
+        && bits & status::ORIGINATOR == 0
+        && State::of(protocol, bits) == State::Closing
+}
+
 /// A SYN on a closing connection begins a new one on the same tuple and the same translation. The counters go on: they
 /// belong to the tuple, as in a flow log record.
 #[inline(always)]

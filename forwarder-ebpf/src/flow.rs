@@ -74,6 +74,11 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     if packet.total() > u32::from(mtu) {
         return Some(too_big(tables, packet, mtu));
     }
+    if conntrack::is_turned(packet.key().protocol(), entry, packet.signal())
+        && !firewall::admits(at.control, at.iface.side, packet.is_from_inside(tables, at))
+    {
+        return Some(Verdict::Drop(Drop::Policy));
+    }
     if conntrack::note(tables, packet.key(), entry, packet.signal(), at.now) == Change::Orphaned {
         tables.remove_flow(packet.key());
         return None;

@@ -4,7 +4,7 @@ use crate::golden::case::{Case, case, error_to, quoted};
 use crate::golden::world::{ARM, ARM_PUBLIC, ARM_SERVER, GUEST, World, arriving, leaving};
 use forwarder_ebpf::verdict::Drop;
 use forwarder_kit::Packet;
-use forwarder_kit::packet::flag::{ACK, SYN};
+use forwarder_kit::packet::flag::{ACK, RST, SYN};
 
 const GUEST6: &str = "2001:db8:a00::10";
 const SERVER6: &str = "2001:db8:b00::10";
@@ -18,6 +18,12 @@ pub fn cases() -> Vec<Case> {
             .forwards(ARM, answer_to_us().tcp(80, 4000, SYN | ACK, 1), ARM, to_guest().tcp(80, 4000, SYN | ACK, 1))
             .forwards(ARM, guest().tcp(4000, 80, ACK, 1), ARM, public().tcp(4000, 80, ACK, 1))
             .leaves(&["tcp 172.31.0.10:4000 > 192.0.2.10:80 as 172.31.0.1:4000, established, 2+1"]),
+        case("of both sides on one interface, only the inside opens a closed connection again")
+            .forwards(ARM, guest().tcp(4000, 80, SYN, 1), ARM, public().tcp(4000, 80, SYN, 1))
+            .forwards(ARM, answer_to_us().tcp(80, 4000, RST, 1), ARM, to_guest().tcp(80, 4000, RST, 1))
+            .drops(ARM, answer_to_us().tcp(80, 4000, SYN, 1), Drop::Policy)
+            .forwards(ARM, guest().tcp(4000, 80, SYN, 1), ARM, public().tcp(4000, 80, SYN, 1))
+            .leaves(&["tcp 172.31.0.10:4000 > 192.0.2.10:80 as 172.31.0.1:4000, unreplied, 2+1"]),
         case("who no rule names is outside and may not begin a flow").drops(
             ARM,
             arriving(ARM, ARM_SERVER, GUEST).udp(53, 4000),

@@ -4,7 +4,7 @@ use crate::golden::case::{Case, back6, case, out6};
 use crate::golden::world::{CLIENT6, IN, OUT, SERVER6, World, leaving};
 use forwarder_ebpf::verdict::Drop;
 use forwarder_kit::Packet;
-use forwarder_kit::packet::flag::{ACK, SYN};
+use forwarder_kit::packet::flag::{ACK, RST, SYN};
 use forwarder_kit::packet::protocol;
 
 pub fn cases() -> Vec<Case> {
@@ -28,6 +28,11 @@ pub fn cases() -> Vec<Case> {
             .drops(IN, out6().icmp(200, 0, 0), Drop::IcmpUnsupported)
             .leaves(&["icmp [2001:db8:1::10]:5 > 2001:db8:3::10, established, 1+1"]),
         case("the outside begins no IPv6 flow").drops(OUT, back6().tcp(80, 4000, SYN, 1), Drop::Policy),
+        case("the outside opens no closed IPv6 connection again")
+            .forwards(IN, out6().tcp(4000, 80, SYN, 1), OUT, gone().tcp(4000, 80, SYN, 1))
+            .forwards(OUT, back6().tcp(80, 4000, RST, 1), IN, come().tcp(80, 4000, RST, 1))
+            .drops(OUT, back6().tcp(80, 4000, SYN, 1), Drop::Policy)
+            .leaves(&["tcp [2001:db8:1::10]:4000 > [2001:db8:3::10]:80, closing, 1+1"]),
         case("the outside begins an IPv6 flow where it may")
             .world(World::default().with(|control| control.outside_allowed = 1))
             .forwards(OUT, back6().tcp(80, 4000, SYN, 1), IN, come().tcp(80, 4000, SYN, 1))

@@ -3,6 +3,7 @@
 use crate::golden::case::{Case, case, out};
 use crate::golden::world::{CLIENT, IN, OUT, PUBLIC, SERVER, World, arriving, leaving};
 use forwarder_ebpf::verdict::Drop;
+use forwarder_kit::Packet;
 use forwarder_kit::packet::flag::{ACK, FIN, PSH, RST, SYN};
 
 /// One segment of the connection, with its way through.
@@ -60,12 +61,31 @@ pub fn cases() -> Vec<Case> {
             .hears(SYN | ACK)
             .says(ACK)
             .leaves(left!("established, 5+2")),
+        handshake("a SYN from outside opens nothing again where the outside may begin nothing")
+            .hears(FIN | ACK)
+            .says(FIN | ACK)
+            .drops(OUT, turned(), Drop::Policy)
+            .says(ACK)
+            .leaves(left!("closing, 4+2")),
+        handshake("a SYN from outside opens a closed connection again where the outside may")
+            .world(World::default().with(|control| control.outside_allowed = 1))
+            .hears(FIN | ACK)
+            .says(FIN | ACK)
+            .hears(SYN)
+            .says(SYN | ACK)
+            .hears(ACK)
+            .leaves(left!("established, 4+4")),
         handshake("a SYN in the middle of an open connection changes nothing")
             .says(SYN)
             .leaves(left!("established, 3+1")),
     ];
     cases.extend(beginnings());
     cases
+}
+
+/// The server begins a connection on the tuple of the client's.
+fn turned() -> Packet {
+    arriving(OUT, SERVER, PUBLIC).tcp(80, 4000, SYN, 1).payload_of(3)
 }
 
 fn beginnings() -> [Case; 4] {
