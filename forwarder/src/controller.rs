@@ -18,6 +18,7 @@ use crate::error::one_line;
 use crate::host::{HostChanges, HostError, HostEvent, Netlink, PortSet};
 use crate::live::Live;
 use crate::plan::{self, NatPlan, Plan, PlanError};
+use crate::unreachable::Budget;
 use crate::waiting::Waiting;
 use forwarder_ebpf::abi::Control;
 use std::collections::BTreeSet;
@@ -66,6 +67,7 @@ pub struct Controller {
     pick_up_until: Option<Instant>,
     said: BTreeSet<String>,
     waiting: Waiting,
+    answers: Budget,
     socket: PacketSocket,
     ticks: u64,
 }
@@ -84,6 +86,7 @@ impl Controller {
         let control = live.datapath().read_control()?;
         let socket = PacketSocket::open()?;
         let pick_up = config.flows.pick_up_tcp == PickUpTcp::AfterStart && !live.datapath().is_adopted();
+        let answers = Budget::new(config.icmp.errors_per_second_per_cpu, Instant::now());
         let pick_up_until = pick_up.then(|| Instant::now() + config.timeouts.tcp_established);
         Ok(Self {
             live,
@@ -96,6 +99,7 @@ impl Controller {
             pick_up_until,
             said: BTreeSet::new(),
             waiting: Waiting::default(),
+            answers,
             socket,
             ticks: 0,
         })

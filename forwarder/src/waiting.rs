@@ -1,5 +1,6 @@
 //! Frames that wait for their next hop's link-layer address: sent again through the datapath when it is known, given up
-//! after three seconds, as the kernel gives up its own (`mcast_solicit` and `ucast_solicit`, 3 each).
+//! after three seconds, as the kernel gives up its own (`mcast_solicit` and `ucast_solicit`, 3 each); see
+//! [`crate::unreachable`] for what their senders are told then.
 //!
 //! A frame that is sent again runs through the datapath's own program, which translates and counts it as any other; only
 //! the sending is done here, over a packet socket.

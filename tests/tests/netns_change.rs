@@ -5,7 +5,8 @@ use forwarder_kit::run::wait_until;
 use forwarder_kit::topology::{Options, Shape, Topology, link};
 use forwarder_kit::{Appliance, Netns, serve};
 use forwarder_tests::{EchoConnection, Family, Lab, SMALL_TABLE, in_both_shapes};
-use std::net::SocketAddr;
+use nix::libc::EHOSTUNREACH;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 in_both_shapes! {
@@ -76,6 +77,29 @@ fn an_unreachable_route_is_answered() -> Result<()> {
         })
         .with_context(|| format!("{family:?}"))?;
     }
+    Ok(())
+}
+
+/// When nobody answers for a next hop, the sender is told as soon as the kernel gives up, and need not wait for its own
+/// timeout.
+#[test]
+fn a_next_hop_that_does_not_answer_is_told() -> Result<()> {
+    let lab = Lab::of(Shape::TwoArmed)?;
+    let nobodies = [(Family::V4, "198.51.100.77", "10.0.1.1"), (Family::V6, "2001:db8:1:ff::77", "2001:db8:1::1")];
+    for (family, nobody, appliance) in nobodies {
+        let output = lab.client().command("ping").args(["-c", "1", "-W", "6", nobody]).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).to_lowercase();
+        let told = said.contains("host unreachable") || said.contains("address unreachable");
+        ensure!(told && said.contains(&format!("from {appliance}")), "{family:?}: {said}");
+        let begun = Instant::now();
+        let to = SocketAddr::new(nobody.parse()?, 80);
+        let error = lab.client().enter(|| Ok(TcpStream::connect_timeout(&to, Duration::from_secs(10)).err()))?;
+        let refused = error.as_ref().and_then(std::io::Error::raw_os_error);
+        ensure!(refused == Some(EHOSTUNREACH), "{family:?}: {error:?}");
+        ensure!(begun.elapsed() < Duration::from_secs(5), "{family:?}: after {} s", begun.elapsed().as_secs());
+    }
+    let drops = lab.appliance.status()?.drops()?;
+    ensure!(drops.get("neighbour_unknown").is_some_and(|packets| *packets >= 4), "{drops:?}");
     Ok(())
 }
 

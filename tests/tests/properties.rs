@@ -15,12 +15,12 @@ mod golden {
 
 use forwarder_ebpf::conntrack::State;
 use forwarder_ebpf::sim::Sim;
-use forwarder_ebpf::verdict::Verdict;
+use forwarder_ebpf::verdict::{Drop, Verdict};
 use forwarder_kit::Packet;
-use forwarder_kit::packet::{Summary, flag, verify_checksums};
+use forwarder_kit::packet::{Summary, flag, fragment, verify_checksums};
 use golden::body::{Body, Flows};
 use golden::sim_body::SimBody;
-use golden::world::{CLIENT, IN, OUT, PUBLIC, SECOND, SERVER, World, arriving};
+use golden::world::{CLIENT, CLIENT6, IN, OUT, PUBLIC, Port, SECOND, SERVER, World, arriving};
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -55,7 +55,8 @@ fn shape() -> impl Strategy<Value = Shape> {
 impl Shape {
     /// As the client sends it, or (turned round) as the server answers to `ports`.
     fn packet(&self, base: Packet, (source, destination): (u16, u16), answer: bool) -> Packet {
-        let base = base.options(&[1; 12][..self.options * 4]);
+        // Which only IPv4 has.
+        let base = if self.options == 0 { base } else { base.options(&[1; 12][..self.options * 4]) };
         let packet = match self.kind {
             Kind::Udp => base.udp(source, destination),
             Kind::UdpWithoutChecksum => base.udp(source, destination).without_checksum(),
@@ -73,6 +74,22 @@ proptest! {
     #[test]
     fn the_laws_hold_for_any_script(script in prop::collection::vec(any::<u8>(), 0..600)) {
         golden::laws::hold(&script).map_err(TestCaseError::fail)?;
+    }
+
+    /// What the controller tells the sender of a frame that has waited in vain is what the datapath would.
+    #[test]
+    fn controller_and_datapath_answer_alike(shape in shape(), v6 in any::<bool>(), long in any::<bool>(), cut in any::<bool>()) {
+        let (source, nobody) = if v6 { (CLIENT6, "2001:db8:81::1") } else { (CLIENT, "203.0.113.133") };
+        let mut shape = Shape { options: if v6 { 0 } else { shape.options }, ..shape };
+        if long {
+            shape.payload.resize(1400, 7);
+        }
+        let frame = shape.packet(arriving(IN, source, nobody), shape.ports, false).build();
+        for frame in if cut { fragment(&frame, 200, 7) } else { vec![frame] } {
+            let outcome = World::default().sim().process(&frame, IN, 1);
+            let answered = matches!(outcome.verdict, Verdict::Answered(Drop::RouteUnreachable)).then_some(outcome.frame);
+            prop_assert_eq!(forwarder::unreachable::answer(&frame, &Port::of(IN).config()), answered);
+        }
     }
 
     /// Bytes alone, with nothing sensible about them.

@@ -4,7 +4,8 @@
 //! nobody but us notices that a silent next hop has changed its address.
 
 use super::Controller;
-use crate::datapath::Held;
+use crate::datapath::{DatapathError, Held};
+use crate::unreachable;
 use crate::waiting::{Admitted, NextHop, count_by_ingress, send_again};
 use forwarder_ebpf::verdict::Drop;
 use std::time::Instant;
@@ -45,12 +46,25 @@ impl Controller {
         }
     }
 
-    /// What has waited too long is dropped, and counted where it came in.
+    /// What has waited too long is dropped, counted where it came in, and its sender told.
     pub(super) fn give_up_waiting(&mut self) {
         // An answer may have come without a word about it, when it changed nothing that flows depend on.
         self.send_all_that_can_be();
-        let frames = self.waiting.give_up(Instant::now());
+        let now = Instant::now();
+        let frames = self.waiting.give_up(now);
         self.count_drops(&frames);
+        for held in &frames {
+            let told = self.tell_sender(held, now);
+            self.log_failure("tell a sender that its next hop does not answer", told);
+        }
+    }
+
+    fn tell_sender(&mut self, held: &Held, now: Instant) -> Result<(), DatapathError> {
+        let own = self.live.datapath().read_iface(held.ingress)?;
+        match own.and_then(|own| unreachable::answer(&held.frame, &own)) {
+            Some(answer) if self.answers.take(now) => self.socket.send(held.ingress, &answer),
+            _ => Ok(()),
+        }
     }
 
     /// Has the kernel confirm neighbours that it has not heard of for a while and that flows send to.

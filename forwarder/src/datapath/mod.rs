@@ -213,6 +213,14 @@ impl Datapath {
         self.ifaces.write(&ifindex, &IfaceConfig::default())
     }
 
+    /// How an interface is served; `None` when it is not.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn read_iface(&self, ifindex: u32) -> Result<Option<IfaceConfig>> {
+        Ok(self.ifaces.read(&ifindex)?.filter(|config| config.side != 0))
+    }
+
     /// Every interface that is served, by index.
     ///
     /// # Errors
