@@ -123,6 +123,32 @@ fn an_interface_that_comes_back_is_served_again() -> Result<()> {
     Ok(())
 }
 
+/// Under another name it is not the interface that the config means: the datapath leaves it, and the kernel does not take
+/// over what the datapath did.
+#[test]
+fn a_renamed_interface_is_neither_served_nor_forwarded_by_the_kernel() -> Result<()> {
+    let lab = Lab::of(Shape::TwoArmed)?;
+    let _server = serve::http(&lab.net.server, 8080)?;
+    let url = format!("http://{}/10", lab.authority(Family::V4, 8080));
+    let fetch = || lab.client().run("curl", &format!("-sS -m 1 -o /dev/null {url}")).map(drop);
+    fetch()?;
+    let appliance = &lab.net.appliance;
+    for command in ["link set inside down", "link set inside name other", "link set other up"] {
+        appliance.ip(command)?;
+    }
+    wait_until("its end", Duration::from_secs(3), || Ok(!lab.appliance.status()?.has_interface("inside")))?;
+    let forwarding = ["net.ipv4.conf.other.forwarding", "net.ipv6.conf.other.forwarding"];
+    for key in forwarding {
+        ensure!(appliance.sysctl(key)? == "0", "{key} stays 1:\n{}", lab.appliance.log());
+    }
+    ensure!(fetch().is_err(), "somebody forwards");
+    for command in ["link set other down", "link set other name inside", "link set inside up"] {
+        appliance.ip(command)?;
+    }
+    wait_until("the client to be served again", Duration::from_secs(8), || Ok(fetch().is_ok()))
+        .with_context(|| lab.appliance.log())
+}
+
 fn two_queues_carry_parallel_streams(shape: Shape) -> Result<()> {
     let lab = Lab::new(Options { shape, queues: 2, clients: 2, ..Options::default() })?;
     let server = serve::tcp_echo(&lab.net.server, &[7], 16)?;

@@ -47,9 +47,12 @@ impl Controller {
     }
 
     /// What an earlier plan, or an earlier controller, served and this one does not.
-    fn remove_unplanned(&self, plan: &Plan) -> Result<(), DatapathError> {
-        let datapath = self.live.datapath();
+    fn remove_unplanned(&mut self, plan: &Plan) -> Result<(), DatapathError> {
         let planned: BTreeSet<u32> = plan.interfaces.iter().map(|interface| interface.ifindex).collect();
+        // Before the datapath leaves them, or the kernel would forward there by itself.
+        let restored = self.changes.restore_all_but(&planned);
+        self.log_failure("put back the sysctls of an interface that is served no more", restored);
+        let datapath = self.live.datapath();
         // Detached first: a frame that comes in between would be counted in another interface's slot.
         for ifindex in datapath.pinned_interfaces()? {
             if !planned.contains(&ifindex) {

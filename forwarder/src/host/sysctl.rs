@@ -36,6 +36,7 @@
 
 use super::journal::{Entry, Journal};
 use super::{HostError, Result};
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
@@ -126,6 +127,16 @@ impl HostChanges {
         self.restore_where(|entry| interface_of(&entry.key) == Some(interface))
     }
 
+    /// Puts back what was changed for interfaces other than these, by index: they are served no more, and are found by
+    /// whatever name they have now.
+    ///
+    /// # Errors
+    /// As `restore`.
+    pub fn restore_all_but(&mut self, served: &BTreeSet<u32>) -> Result<()> {
+        let is_other = |entry: &Entry| entry.ifindex != 0 && !served.contains(&entry.ifindex);
+        if self.journal.entries.iter().any(is_other) { self.restore_where(is_other) } else { Ok(()) }
+    }
+
     /// Puts everything back, last change first, and removes the file. What somebody else has set since stays as it is,
     /// and the log says so; an interface that is gone has nothing to restore.
     ///
@@ -182,8 +193,8 @@ impl HostChanges {
 }
 
 fn restore_entry(Entry { key, ifindex, from, to, momentary, .. }: &Entry) -> Result<()> {
-    let gone = interface_of(key).is_some_and(|name| index_of(name) != Some(*ifindex));
-    let Some(now) = read(key)?.filter(|_| !gone) else { return Ok(()) };
+    let Some(key) = &key_now(key, *ifindex) else { return Ok(()) };
+    let Some(now) = read(key)? else { return Ok(()) };
     if now == *from {
         return Ok(());
     }
@@ -263,6 +274,15 @@ fn path_of(key: &str) -> PathBuf {
 
 fn index_of(interface: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(interface).ok()
+}
+
+/// What a sysctl is called by now, whose interface may have another name. `None`: that is gone.
+fn key_now(key: &str, ifindex: u32) -> Option<String> {
+    let Some(name) = interface_of(key).filter(|name| index_of(name) != Some(ifindex)) else {
+        return Some(key.to_owned());
+    };
+    let name_now = nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()?;
+    Some(key.replacen(&format!("/conf/{name}/"), &format!("/conf/{name_now}/"), 1))
 }
 
 /// The interface that a sysctl belongs to.
@@ -393,6 +413,25 @@ mod tests {
         host.change(|changes| changes.restore().unwrap());
         assert_eq!(stable(&host.netns), before);
         assert!(!host.file().exists());
+    }
+
+    #[test]
+    fn an_interface_with_another_name_gets_back_what_it_had() {
+        let host = Host::new();
+        host.change(|changes| {
+            changes.apply_forwarding("eth0").unwrap();
+            changes.apply_forwarding("eth1.5").unwrap();
+        });
+        host.netns.ip("link set eth0 down");
+        host.netns.ip("link set eth0 name conf");
+        host.change(|changes| {
+            let other = BTreeSet::from([index_of("eth1.5").unwrap()]);
+            changes.restore_all_but(&other).unwrap();
+        });
+        assert_eq!(
+            (host.forwarding("conf"), host.forwarding("eth1.5")),
+            (["0", "0", "1"].map(Into::into), ["1", "1", "2"].map(Into::into))
+        );
     }
 
     #[test]
