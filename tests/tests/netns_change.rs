@@ -2,11 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use forwarder_kit::run::wait_until;
+use forwarder_kit::sniff::mac;
 use forwarder_kit::topology::{Options, Shape, Topology, link};
 use forwarder_kit::{Appliance, Netns, serve};
 use forwarder_tests::{EchoConnection, Family, Lab, SMALL_TABLE, in_both_shapes};
 use nix::libc::EHOSTUNREACH;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 in_both_shapes! {
@@ -120,6 +121,93 @@ fn an_interface_that_comes_back_is_served_again() -> Result<()> {
             .with_context(|| format!("round {round}, log:\n{}", lab.appliance.log()))?;
         fetch(&lab.net.clients[1])?;
     }
+    Ok(())
+}
+
+/// A flow keeps the public address that it began with, as an EIP that is about to go still carries its connections; new
+/// flows have the new one.
+#[test]
+fn the_outside_address_changes_in_mid_stream() -> Result<()> {
+    let lab = Lab::of(Shape::TwoArmed)?;
+    let server = serve::tcp_echo(&lab.net.server, &[7], 8)?;
+    let mut streams = open_both(&lab)?;
+    keep_alive(&mut streams, Duration::from_millis(100))?;
+    let appliance = &lab.net.appliance;
+    appliance.set_sysctls(&[("net.ipv4.conf.outside.promote_secondaries", "1")])?;
+    appliance.ip("address add 198.51.100.20/24 dev outside")?;
+    keep_alive(&mut streams, Duration::from_millis(500)).context("with both addresses")?;
+    // The other end goes on knowing the station that has the old one, as a VPC does by its own table.
+    let mac = mac(appliance, "outside")?.map(|byte| format!("{byte:02x}")).join(":");
+    lab.net.world.ip(&format!("neighbour replace 198.51.100.10 lladdr {mac} dev app nud permanent"))?;
+    appliance.ip("address del 198.51.100.10/24 dev outside")?;
+    appliance.ip("route replace default via 198.51.100.1")?;
+    keep_alive(&mut streams, Duration::from_millis(500)).context("with the new address")?;
+    wait_until("a new flow with the new address", Duration::from_secs(3), || {
+        EchoConnection::open(lab.client(), SocketAddr::new(lab.server(Family::V4), 7))?.ping()?;
+        Ok(server.addresses().contains(&IpAddr::from([198, 51, 100, 20])))
+    })
+}
+
+/// Down and up again loses the routes, so the streams stand until somebody sets them anew; then they go on.
+#[test]
+fn the_outside_goes_down_and_up_in_mid_stream() -> Result<()> {
+    let lab = Lab::of(Shape::TwoArmed)?;
+    let _server = serve::tcp_echo(&lab.net.server, &[7], 4)?;
+    let mut streams = open_both(&lab)?;
+    keep_alive(&mut streams, Duration::from_millis(100))?;
+    for command in [
+        "link set outside down",
+        "link set outside up",
+        "-6 address replace 2001:db8:1:ff::10/64 dev outside nodad",
+        "route replace default via 198.51.100.1",
+        "-6 route replace default via 2001:db8:1:ff::1",
+    ] {
+        lab.net.appliance.ip(command)?;
+    }
+    keep_alive(&mut streams, Duration::from_millis(500)).with_context(|| lab.appliance.log())?;
+    lab.net.appliance.ip("link set outside mtu 1400")?;
+    let ping = |size: u16| format!("-c 1 -W 1 -M do -s {size} {}", lab.server(Family::V4));
+    wait_until("the new MTU to count", Duration::from_secs(3), || {
+        let output = lab.client().command("ping").args(ping(1373).split_whitespace()).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).contains("mtu = 1400"))
+    })?;
+    lab.client().run("ping", &ping(1372))?;
+    keep_alive(&mut streams, Duration::from_millis(100))
+}
+
+/// Killed, and started with a config that says something else: that counts, also for what the old one has left.
+#[test]
+fn a_restart_with_another_config_does_what_that_says() -> Result<()> {
+    let mut lab = Lab::of(Shape::TwoArmed)?;
+    let _server = serve::tcp_echo(&lab.net.server, &[7], 16)?;
+    let to = SocketAddr::new(lab.server(Family::V4), 7);
+    let mut stream = EchoConnection::open(lab.client(), to)?;
+    stream.ping()?;
+    let (both, outside) = (lab.net.config(), "[[interface]]\nname = \"outside\"\nrole = \"outside\"\n");
+    let deny = "[firewall]\ndefault = { inside = \"deny\", outside = \"deny\" }\n";
+
+    lab.appliance.kill9()?;
+    stream.ping().context("while nobody controls it")?;
+    lab.appliance.write_config(&format!("{outside}{SMALL_TABLE}"))?;
+    lab.appliance.start_again()?;
+    let link = lab.net.appliance.ip("link show dev inside")?;
+    ensure!(!link.contains("xdp"), "the datapath is still on inside: {link}");
+    let forwards = lab.net.appliance.sysctl("net.ipv4.conf.inside.forwarding")?;
+    ensure!(forwards == "0", "the kernel forwards what comes in inside");
+    ensure!(EchoConnection::open(lab.client(), to).is_err(), "inside is not served, but passes");
+
+    lab.appliance.kill9()?;
+    lab.appliance.write_config(&format!("{both}{SMALL_TABLE}{deny}"))?;
+    lab.appliance.start_again()?;
+    ensure!(EchoConnection::open(lab.client(), to).is_err(), "the inside may begin nothing");
+
+    lab.appliance.kill9()?;
+    lab.appliance.write_config(&format!("{both}{SMALL_TABLE}"))?;
+    lab.appliance.start_again()?;
+    EchoConnection::open(lab.client(), to)?.ping()?;
+    lab.appliance.stop()?;
+    let link = lab.net.appliance.ip("link show")?;
+    ensure!(!link.contains("xdp"), "the datapath is still there: {link}");
     Ok(())
 }
 
