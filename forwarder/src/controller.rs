@@ -28,7 +28,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// How often counters are read, ports looked at, stale neighbours checked.
 const TICK: Duration = Duration::from_secs(1);
-/// How often what could not be attached is tried again, in ticks.
+/// How often what could not be attached is tried again, and the kernel's forwarding looked at, in ticks.
 const RETRY_TICKS: u64 = 5;
 
 /// Why the loop ends before it is told to.
@@ -164,9 +164,11 @@ impl Controller {
         }
         self.give_up_waiting();
         self.probe_stale_next_hops().await;
-        let unserved = !self.live.view().not_served.is_empty();
-        if unserved && self.ticks.is_multiple_of(RETRY_TICKS) {
-            self.apply_again().await;
+        if self.ticks.is_multiple_of(RETRY_TICKS) {
+            self.keep_forwarding();
+            if !self.live.view().not_served.is_empty() {
+                self.apply_again().await;
+            }
         }
     }
 

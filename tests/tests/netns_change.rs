@@ -175,6 +175,20 @@ fn the_outside_goes_down_and_up_in_mid_stream() -> Result<()> {
     keep_alive(&mut streams, Duration::from_millis(100))
 }
 
+/// As a network manager does that restarts: the flows stand until the controller has noticed.
+#[test]
+fn forwarding_that_somebody_switches_off_comes_back() -> Result<()> {
+    let lab = Lab::of(Shape::TwoArmed)?;
+    let _server = serve::tcp_echo(&lab.net.server, &[7], 4)?;
+    let keys = ["net.ipv4.conf.inside.forwarding", "net.ipv6.conf.inside.forwarding", "net.ipv4.conf.outside.forwarding"];
+    lab.net.appliance.set_sysctls(&keys.map(|key| (key, "0")))?;
+    wait_until("forwarding", Duration::from_secs(8), || {
+        let on = keys.iter().map(|key| lab.net.appliance.sysctl(key)).collect::<Result<Vec<_>>>()?;
+        Ok(on.iter().all(|value| value == "1"))
+    })?;
+    keep_alive(&mut open_both(&lab)?, Duration::from_millis(100))
+}
+
 /// Killed, and started with a config that says something else: that counts, also for what the old one has left.
 #[test]
 fn a_restart_with_another_config_does_what_that_says() -> Result<()> {

@@ -100,6 +100,15 @@ impl Controller {
         Ok(())
     }
 
+    /// Network managers set an interface's sysctls anew when they restart; without forwarding the FIB gives no answer.
+    pub(super) fn keep_forwarding(&mut self) {
+        let served = self.live.view().served.clone();
+        for Served { name, .. } in served {
+            let applied = self.changes.apply_forwarding(&name);
+            self.log_failure(&format!("have {name} forward"), applied);
+        }
+    }
+
     /// Says what is new, and shows it to those who ask.
     fn publish(&mut self, served: Vec<Served>, not_served: BTreeMap<String, String>) {
         let before = self.live.view().clone();

@@ -89,7 +89,12 @@ impl Datapath {
     pub fn pinned_interfaces(&self) -> Result<Vec<u32>> {
         let Some(pins) = &self.pins else { return Ok(Vec::new()) };
         let failed = |source| DatapathError::Pin { action: "list", path: pins.clone(), source: Box::new(source) };
-        let names = fs::read_dir(pins).map_err(failed)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let directory = match fs::read_dir(pins) {
+            // Somebody has removed it under us; then nothing is there.
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(failed)?,
+        };
+        let names = directory.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         Ok(names
             .filter_map(|name| name.split_once('-')?.1.parse().ok().filter(|_| !name.starts_with("abi-")))
             .collect())
@@ -205,6 +210,10 @@ fn refused(interface: &str, mtu: u32, source: ProgramError) -> DatapathError {
             ": another XDP program is attached to it; remove that (`ip link set dev ".to_owned()
                 + interface
                 + " xdp off`)"
+        }
+        // `dev_xdp_attach`: not below a device that has a program.
+        Some(libc::EEXIST) => {
+            ": an interface on top of it (VLAN, macvlan or the like) has an XDP program; serve only one of them".to_owned()
         }
         Some(libc::EINVAL | libc::ERANGE | libc::E2BIG) | None if mtu > ENA_XDP_MTU => format!(
             ": its MTU of {mtu} is more than the driver takes with XDP; run `ip link set dev {interface} mtu {ENA_XDP_MTU}` or less"
