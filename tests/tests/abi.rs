@@ -4,9 +4,9 @@
 use anyhow::Result;
 use forwarder::datapath::{Action, Datapath, LoadOptions};
 use forwarder_ebpf::abi::{
-    Control, Counter, DWELL_BUCKETS, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4,
-    FragmentOwner6, IfaceConfig, MAX_FRAGMENT_TRAINS, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES,
-    Shape, Side, Slot, Used, counter_index,
+    Control, Counter, DWELL_BUCKETS, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6,
+    IfaceConfig, MAX_FRAGMENT_TRAINS, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES, Shape, Side,
+    Slot, Used, counter_index,
 };
 use forwarder_ebpf::verdict::Drop;
 use forwarder_kit::packet::Packet;

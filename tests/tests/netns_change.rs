@@ -180,7 +180,8 @@ fn the_outside_goes_down_and_up_in_mid_stream() -> Result<()> {
 fn forwarding_that_somebody_switches_off_comes_back() -> Result<()> {
     let lab = Lab::of(Shape::TwoArmed)?;
     let _server = serve::tcp_echo(&lab.net.server, &[7], 4)?;
-    let keys = ["net.ipv4.conf.inside.forwarding", "net.ipv6.conf.inside.forwarding", "net.ipv4.conf.outside.forwarding"];
+    let keys =
+        ["net.ipv4.conf.inside.forwarding", "net.ipv6.conf.inside.forwarding", "net.ipv4.conf.outside.forwarding"];
     lab.net.appliance.set_sysctls(&keys.map(|key| (key, "0")))?;
     wait_until("forwarding", Duration::from_secs(8), || {
         let on = keys.iter().map(|key| lab.net.appliance.sysctl(key)).collect::<Result<Vec<_>>>()?;

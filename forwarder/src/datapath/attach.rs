@@ -213,7 +213,8 @@ fn refused(interface: &str, mtu: u32, source: ProgramError) -> DatapathError {
         }
         // `dev_xdp_attach`: not below a device that has a program.
         Some(libc::EEXIST) => {
-            ": an interface on top of it (VLAN, macvlan or the like) has an XDP program; serve only one of them".to_owned()
+            ": an interface on top of it (VLAN, macvlan or the like) has an XDP program; serve only one of them"
+                .to_owned()
         }
         Some(libc::EINVAL | libc::ERANGE | libc::E2BIG) | None if mtu > ENA_XDP_MTU => format!(
             ": its MTU of {mtu} is more than the driver takes with XDP; run `ip link set dev {interface} mtu {ENA_XDP_MTU}` or less"
