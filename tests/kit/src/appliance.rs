@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long `run` may take until it answers.
-const READY: Duration = Duration::from_secs(10);
+const READY: Duration = Duration::from_secs(30);
 
 /// The `forwarder` binary: `FORWARDER_BIN`, or the one that cargo built next to this executable.
 ///
