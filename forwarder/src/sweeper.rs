@@ -55,11 +55,14 @@ fn sweep(live: &Live) -> Duration {
 }
 
 fn publish(live: &Live, census: Census) {
-    // 98 %: a table that is merely well used is left in peace.
-    let nearly_full = |flows: u64, entries: u32| flows * 50 >= u64::from(entries / 2) * 49;
     let datapath = live.datapath();
-    let full = nearly_full(census.flows4, datapath.flows4.max_entries())
-        || nearly_full(census.flows6, datapath.flows6.max_entries());
+    let full = match (datapath.flows4.used(), datapath.flows6.used()) {
+        (Ok(used4), Ok(used6)) => {
+            is_nearly_full(used4, datapath.flows4.max_entries()) || is_nearly_full(used6, datapath.flows6.max_entries())
+        }
+        // The next pass may know more.
+        _ => live.is_under_pressure(),
+    };
     if full != live.is_under_pressure() {
         tracing::warn!(
             flows = census.flows4 + census.flows6,
@@ -71,9 +74,19 @@ fn publish(live: &Live, census: Census) {
     *live.census() = census;
 }
 
+/// 98 %: a table that is merely well used is left in peace. What is on its way out takes room as well.
+fn is_nearly_full(used: u32, entries: u32) -> bool {
+    u64::from(used) * 50 >= u64::from(entries) * 49
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pressure_begins_at_98_percent() {
+        assert!(is_nearly_full(98, 100) && !is_nearly_full(97, 100) && is_nearly_full(u32::MAX, u32::MAX));
+    }
 
     #[test]
     fn passes_take_their_share_of_a_core() {
