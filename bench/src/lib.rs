@@ -2,14 +2,19 @@
 //!
 //! ```text
 //! local, cps, latency --> lab (namespaces, devices under test) --> load (generator and sinks in XDP)
-//!                     \-> report (rows of rounds, medians, ratios)
+//! prog --> forwarder::datapath (the programs alone, frame by frame)
+//! all four --> report (rows of rounds, medians, ratios, charts) --> machine
+//! compare --> report
 //! ```
 //!
 //! One module a measurement, each with `Options` and `run(&Options)` that hands over a `report::Table`.
 
+pub mod compare;
 pub mod cps;
 pub mod lab;
 pub mod latency;
 pub mod load;
 pub mod local;
+pub mod machine;
+pub mod prog;
 pub mod report;

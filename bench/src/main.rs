@@ -4,31 +4,42 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use forwarder_bench::lab::Conntrack;
-use forwarder_bench::report::Table;
-use forwarder_bench::{cps, latency, local};
+use forwarder_bench::report::Report;
+use forwarder_bench::{compare, cps, latency, local, prog};
 use forwarder_kit::supervise;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 /// Measures forwarder beside the kernel and the bare redirect, on this machine, in one run. Needs root
 #[derive(Parser)]
 #[command(name = "forwarder-bench", version)]
 struct Cli {
-    /// Also write the figures, round by round, as JSON
+    /// Where report.json, report.md and charts go [default: bench-results/TIME-COMMAND]
+    #[arg(long, global = true, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Also draw charts (SVG)
+    #[arg(long, global = true)]
+    plot: bool,
+    /// Also write the report, with the figures round by round, as JSON to this file
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(subcommand)]
-    measurement: Measurement,
+    command: Command,
 }
 
 #[derive(Subcommand)]
-enum Measurement {
+enum Command {
     /// Packets per second through namespaces of its own: generator, device under test, counting sink, all on one core
     Local(local::Options),
     /// New flows per second, connections opened and closed, and what happens when the table is full
     Cps(cps::Options),
     /// Round trips, idle and beside a load
     Latency(latency::Options),
+    /// Nanoseconds per packet of the programs alone, for each path and several sizes of the flow table
+    Prog(prog::Options),
+    /// What changed between two runs beyond the spread
+    Compare(compare::Options),
 }
 
 fn main() -> ExitCode {
@@ -36,12 +47,17 @@ fn main() -> ExitCode {
     let inner = words.get(1).is_some_and(|word| word == supervise::INNER);
     let outcome = if inner {
         words.remove(1);
-        supervise::unblock().and_then(|()| run(&Cli::parse_from(words))).map(|()| ExitCode::SUCCESS)
+        supervise::unblock().and_then(|()| run(&Cli::parse_from(words)))
     } else {
         // Refuse and help before anything is started.
-        Cli::parse();
-        let conntrack = Conntrack::read();
-        supervise::run(move || drop(conntrack.clone()))
+        match Cli::parse() {
+            // It makes nothing that would have to be removed.
+            cli @ Cli { command: Command::Compare(_), .. } => run(&cli),
+            _ => {
+                let conntrack = Conntrack::read();
+                supervise::run(move || drop(conntrack.clone()))
+            }
+        }
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("forwarder-bench: {error:#}");
@@ -49,33 +65,28 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(cli: &Cli) -> Result<()> {
-    let (table, across) = match &cli.measurement {
-        Measurement::Local(options) => (local::run(options)?, "flows"),
-        Measurement::Cps(options) => (cps::run(options)?, "measure"),
-        Measurement::Latency(options) => (latency::run(options)?, "percentile"),
-    };
-    for (title, part) in sections(&table, across) {
-        println!("### {title}\n\n{}", part.markdown("device", across, &["bare redirect", "nft masquerade"]));
+fn run(cli: &Cli) -> Result<ExitCode> {
+    let (mut report, begun) = (Report::begin(), Instant::now());
+    if !matches!(cli.command, Command::Compare(_)) {
+        report.machine.warnings().iter().for_each(|warning| eprintln!("caution: {warning}"));
     }
-    if let Some(path) = &cli.json {
-        let json = serde_json::to_vec_pretty(&table).context("cannot make JSON of the figures")?;
-        std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
-}
-
-/// The table in parts that have all labels in common but the device and `across`, with what they have in common.
-fn sections(table: &Table, across: &str) -> Vec<(String, Table)> {
-    let mut sections: Vec<(String, Table)> = Vec::new();
-    for row in &table.rows {
-        let own = row.labels.iter().filter(|(name, _)| !["device", across].contains(&name.as_str()));
-        let title = own.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ");
-        let title = if title.is_empty() { table.name.clone() } else { title };
-        match sections.iter_mut().find(|(there, _)| *there == title) {
-            Some((_, part)) => part.rows.push(row.clone()),
-            None => sections.push((title, Table { name: table.name.clone(), rows: vec![row.clone()] })),
+    report.tables.push(match &cli.command {
+        Command::Local(options) => local::run(options)?,
+        Command::Cps(options) => cps::run(options)?,
+        Command::Latency(options) => latency::run(options)?,
+        Command::Prog(options) => prog::run(options)?,
+        Command::Compare(options) => {
+            return Ok(if compare::run(options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+    });
+    report.took_seconds = begun.elapsed().as_secs_f64();
+    // Before anything is written: what was measured is seen even where nothing can be.
+    print!("{}", report.markdown());
+    let directory = cli.out.clone().unwrap_or_else(|| report.directory());
+    report.write(&directory, cli.plot)?;
+    eprintln!("written to {}", directory.display());
+    if let Some(path) = &cli.json {
+        std::fs::write(path, report.json()?).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    sections
+    Ok(ExitCode::SUCCESS)
 }

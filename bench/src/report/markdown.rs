@@ -7,7 +7,7 @@ impl Table {
     /// Markdown with the values of label `down` as rows and of `across` as columns; behind each median how far its rounds lie
     /// apart. Ratios follow to each of the rows in `to` that is there.
     pub fn markdown(&self, down: &str, across: &str, to: &[&str]) -> String {
-        let mut text = self.block(down, across, |row| row.map_or(String::new(), figure));
+        let mut text = self.block(down, across, |row| row.map_or(String::new(), Row::figure));
         for reference in to.iter().filter(|name| self.values(down).contains(name)) {
             let ratio = |row: Option<&Row>| {
                 let other = row.and_then(|row| self.find(down, reference, across, row.label(across)));
@@ -37,18 +37,6 @@ impl Table {
             let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
         }
         text
-    }
-}
-
-/// Median and range; for rates also the time that one takes.
-fn figure(row: &Row) -> String {
-    let (Some(median), Some(spread)) = (row.median(), row.spread()) else { return String::new() };
-    match row.unit.as_str() {
-        "pps" => {
-            let [median_mpps, min, max] = [median, spread.min, spread.max].map(|pps| pps / 1e6);
-            format!("{median_mpps:.2} Mpps ({min:.2}-{max:.2}), {:.0} ns", 1e9 / median)
-        }
-        unit => format!("{median:.1} {unit} ({:.1}-{:.1})", spread.min, spread.max),
     }
 }
 

@@ -1,13 +1,20 @@
 //! What a run found, as values: rows of rounds with labels, in tables, in a report with all it takes to judge them.
 //!
-//! Every measurement hands over a [`Table`]; `markdown` is how a person reads it, JSON how it is kept.
-//! Nothing here measures.
+//! Every measurement hands over a [`Table`]. How a report is written, is told apart: `document` (the files and the whole
+//! text), `view` (what is shown how), `markdown` (one table), `plot` (charts). Nothing here measures.
 //!
 //! # Invariants
 //! - A row keeps every round it was measured in; medians and spreads are derived where they are shown, never stored.
 //! - Two rows of a table differ in their labels: labels are what `compare` finds a row by.
+//! - A row with a label in parentheses is there to judge the others by; it is neither compared nor charted.
 
+mod document;
 mod markdown;
+mod plot;
+mod view;
+
+pub use document::Report;
+pub use view::View;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -97,6 +104,19 @@ impl Row {
         (to != 0.0).then(|| median / to)
     }
 
+    /// Median and range as a person reads them; for packet rates also the time that one takes.
+    pub fn figure(&self) -> String {
+        let (Some(median), Some(spread)) = (self.median(), self.spread()) else { return String::new() };
+        match self.unit.as_str() {
+            "pps" => {
+                let [median_mpps, min, max] = [median, spread.min, spread.max].map(|pps| pps / 1e6);
+                format!("{median_mpps:.2} Mpps ({min:.2}-{max:.2}), {:.0} ns", 1e9 / median)
+            }
+            "ns" => format!("{median:.0} ns ({:.0}-{:.0})", spread.min, spread.max),
+            unit => format!("{median:.1} {unit} ({:.1}-{:.1})", spread.min, spread.max),
+        }
+    }
+
     /// Whether more of it is better: rates are, times and sizes are not.
     pub fn more_is_better(&self) -> bool {
         matches!(self.unit.as_str(), "pps" | "1/s" | "bit/s" | "flows")
@@ -140,5 +160,53 @@ impl Table {
             }
         }
         values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(rounds: &[f64]) -> Row {
+        Row { rounds: rounds.to_vec(), ..Row::new("ns", [("device", "a")]) }
+    }
+
+    #[test]
+    fn the_median_is_the_middle_whatever_the_order() {
+        assert_eq!(row(&[]).median(), None);
+        assert_eq!(row(&[3.0, 1.0, 2.0]).median(), Some(2.0));
+        assert_eq!(row(&[4.0, 1.0, 3.0, 2.0]).median(), Some(2.5));
+    }
+
+    #[test]
+    fn the_spread_is_from_lowest_to_highest_by_the_median() {
+        assert_eq!(row(&[]).spread(), None);
+        assert_eq!(row(&[3.0, 1.0, 2.0]).spread(), Some(Spread { min: 1.0, max: 3.0, relative: 1.0 }));
+        assert_eq!(row(&[0.0, 0.0]).spread(), Some(Spread { min: 0.0, max: 0.0, relative: 0.0 }));
+    }
+
+    #[test]
+    fn a_ratio_needs_both_and_no_zero_below() {
+        assert_eq!(row(&[3.0]).ratio(&row(&[2.0])), Some(1.5));
+        assert_eq!(row(&[3.0]).ratio(&row(&[0.0])), None);
+        assert_eq!(row(&[]).ratio(&row(&[2.0])), None);
+    }
+
+    #[test]
+    fn rounds_of_the_same_labels_meet_in_one_row() {
+        let mut table = Table::new("local");
+        for figure in [1.0, 2.0] {
+            table.row("ns", [("device", "a"), ("flows", "1")]).push(figure);
+            table.row("ns", [("device", "a"), ("flows", "2")]).push(figure);
+        }
+        assert_eq!(table.rows.iter().map(|row| row.rounds.len()).collect::<Vec<_>>(), [2, 2]);
+        assert_eq!((table.values("device"), table.values("flows")), (vec!["a"], vec!["1", "2"]));
+    }
+
+    #[test]
+    fn figures_have_units_that_can_be_said() {
+        assert_eq!(row(&[70.4, 69.0, 80.0]).figure(), "70 ns (69-80)");
+        assert_eq!(Row { unit: "pps".into(), ..row(&[2e6]) }.figure(), "2.00 Mpps (2.00-2.00), 500 ns");
+        assert_eq!(Row { unit: "us".into(), ..row(&[2.0]) }.figure(), "2.0 us (2.0-2.0)");
     }
 }

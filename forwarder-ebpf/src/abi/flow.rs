@@ -76,7 +76,7 @@ pub trait FlowKey: Copy {
     /// are packed closer, so that both entries of a connection take at most 384 bytes.
     const SLOTS_FOR_7_ENTRIES: u32;
     /// The key as it lies in a slot: its words. The last 16 bits, which are no part of a key, are `Slot::passed`.
-    type Words: Default + FromBytes + KnownLayout;
+    type Words: core::fmt::Debug + Default + FromBytes + KnownLayout;
 
     /// IP protocol number.
     fn protocol(&self) -> u8;

@@ -37,7 +37,7 @@ static BIRTHS6: Array<Birth> = Array::with_max_entries(1 << 16, BPF_F_MMAPABLE);
 #[map]
 static SHAPES: Array<Shape> = Array::with_max_entries(2, 0);
 #[map]
-static USED: Array<Used> = Array::with_max_entries(2, 0);
+static USED: Array<Used> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 #[map]
 static BLOCKS4: Array<SharedU64> = Array::with_max_entries(1 << 5, BPF_F_MMAPABLE);
 #[map]

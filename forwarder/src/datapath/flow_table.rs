@@ -71,13 +71,13 @@ pub(super) struct Parts {
 #[derive(Debug)]
 pub struct FlowTable<K> {
     name: &'static str,
-    slots: OwnedFd,
-    births: OwnedFd,
-    blocks: Mapping<SharedU64>,
+    pub(super) slots: OwnedFd,
+    pub(super) births: OwnedFd,
+    pub(super) blocks: Mapping<SharedU64>,
     retire: OwnedFd,
     vacate: OwnedFd,
-    used: Table<u32, Used>,
-    shape: Shape,
+    pub(super) used: Table<u32, Used>,
+    pub(super) shape: Shape,
     keys: PhantomData<fn() -> K>,
 }
 
@@ -170,6 +170,19 @@ impl<K: Key> FlowTable<K> {
             }
         }
         Ok(())
+    }
+
+    /// Indexes of the entries that are on their way out.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn dying(&self) -> Result<Vec<u32>> {
+        let mut dying = Vec::new();
+        self.visit_all(|seen| {
+            dying.extend((seen.tenancy == Tenancy::Dying).then_some(seen.index));
+            Ok(())
+        })?;
+        Ok(dying)
     }
 
     /// `count` blocks in a row.

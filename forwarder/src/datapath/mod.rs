@@ -13,6 +13,7 @@
 //! - A `Datapath` that is dropped changes nothing: `remove` is what ends forwarding.
 
 mod attach;
+mod fill;
 mod flow_table;
 mod held;
 mod load;
@@ -24,6 +25,7 @@ mod table;
 mod watch;
 
 pub use attach::Mode;
+pub use fill::Filler;
 pub use flow_table::{FlowTable, Key, Seen, wait_for_programs};
 pub use held::{Held, HeldFrames};
 pub use load::LoadOptions;

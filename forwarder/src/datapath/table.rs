@@ -4,7 +4,7 @@
 use super::sys::{self, Command, Cursor};
 use super::{DatapathError, Result};
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Elements that one batch brings.
@@ -45,6 +45,11 @@ impl<K: Element, V: Value> Table<K, V> {
             return Err(DatapathError::Layout { name, key_size, value_size });
         }
         Ok(Self { name, map, max_entries: info.max_entries, types: PhantomData })
+    }
+
+    /// The map.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.map.as_fd()
     }
 
     /// Room for so many elements.

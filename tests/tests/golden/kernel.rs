@@ -7,7 +7,6 @@ use crate::golden::world::{CAPACITY, PORTS, Port, ROUTES, STATIONS, Way, World};
 use anyhow::{Context, Result, bail};
 use forwarder::datapath::{Datapath, Element, FlowTable, HeldFrames, Key, LoadOptions, Seen, Table, Value};
 use forwarder_ebpf::abi::{Counter, FlowEntry, MAX_IFACES, Ticks, status};
-use forwarder_ebpf::flow_table::Tenancy;
 use forwarder_ebpf::tables::Fate;
 use forwarder_kit::Netns;
 use std::collections::BTreeSet;
@@ -230,12 +229,7 @@ fn clear_flows<K: Key>(table: &FlowTable<K>) -> Result<()> {
 
 /// Frees what has been removed, also by the programs. No program runs now, so nobody has to be waited for.
 fn make_room<K: Key>(table: &FlowTable<K>) -> Result<()> {
-    let mut dying = Vec::new();
-    table.visit_all(|seen| {
-        dying.extend((seen.tenancy == Tenancy::Dying).then_some(seen.index));
-        Ok(())
-    })?;
-    table.vacate(&dying)?;
+    table.vacate(&table.dying()?)?;
     Ok(())
 }
 
