@@ -52,6 +52,25 @@ pub struct Options {
     pub full_pps: Option<f64>,
 }
 
+impl Options {
+    /// Idle and beside the heaviest load only, in a few seconds.
+    pub fn headline() -> Self {
+        Self { loads: vec![0, 90], rounds: 3, window_ms: 300, ..Self::thorough() }
+    }
+
+    /// Everything at its default.
+    pub fn thorough() -> Self {
+        Self {
+            loads: vec![0, 10, 50, 90],
+            flows: 1_000,
+            rounds: 5,
+            window_ms: 1000,
+            devices: vec![Device::Forwarder, Device::Nft],
+            full_pps: None,
+        }
+    }
+}
+
 /// Round trips of one measurement.
 struct Trips {
     histogram: Histogram<u64>,

@@ -1,14 +1,15 @@
 //! `forwarder-bench`: what the appliance, the kernel and the bare hardware path do on the same machine in the same minute.
 //!
 //! ```text
-//! local, cps, latency --> lab (namespaces, devices under test) --> load (generator and sinks in XDP)
+//! local, cps, latency, two_host --> lab (namespaces, devices under test) --> load (generator and sinks in XDP)
 //! prog --> forwarder::datapath (the programs alone, frame by frame)
-//! all four --> report (rows of rounds, medians, ratios, charts) --> machine
+//! all of them --> report (rows of rounds, medians, ratios, charts) --> machine
 //! compare --> report
 //! ```
 //!
 //! One module a measurement, each with `Options` and `run(&Options)` that hands over a `report::Table`.
 
+pub mod all;
 pub mod compare;
 pub mod cps;
 pub mod lab;
@@ -18,3 +19,5 @@ pub mod local;
 pub mod machine;
 pub mod prog;
 pub mod report;
+pub mod side_by_side;
+pub mod two_host;

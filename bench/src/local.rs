@@ -19,6 +19,11 @@ const AROUND: Duration = Duration::from_millis(280);
 /// What it takes to build a lab and let it see a million flows, about.
 const BUILD: Duration = Duration::from_millis(1500);
 
+/// Rounds unless told otherwise.
+const ROUNDS: u32 = 5;
+/// Length of a measurement unless told otherwise, milliseconds.
+const WINDOW_MS: u64 = 1000;
+
 /// Sizes of frames on the wire, with frame check sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Size {
@@ -71,10 +76,10 @@ pub struct Options {
     #[arg(long, value_enum, value_delimiter = ',')]
     pub devices: Vec<Device>,
     /// Rounds, each with every device
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = ROUNDS)]
     pub rounds: u32,
     /// Length of a measurement, milliseconds
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = WINDOW_MS)]
     pub window_ms: u64,
     /// Everything: all sizes, one and both directions, IPv4 and IPv6
     #[arg(long)]
@@ -85,6 +90,26 @@ pub struct Options {
 }
 
 impl Options {
+    /// Everything at its default, and `--quick`, but in half the time.
+    pub fn headline() -> Self {
+        Self { quick: true, rounds: 3, window_ms: 200, ..Self::thorough() }
+    }
+
+    /// Everything at its default.
+    pub fn thorough() -> Self {
+        Self {
+            flows: vec![1, 1_000, 100_000, 1_000_000],
+            sizes: vec![Size::Short],
+            directions: vec![Directions::One],
+            families: vec![Family::V4],
+            devices: vec![],
+            rounds: ROUNDS,
+            window_ms: WINDOW_MS,
+            full: false,
+            quick: false,
+        }
+    }
+
     /// With `--quick`, `--full` and what is not given filled in.
     fn resolved(&self) -> Self {
         let mut options = self.clone();
@@ -95,7 +120,7 @@ impl Options {
         }
         if self.quick {
             options.flows = vec![1_000, 100_000, 1_000_000];
-            (options.rounds, options.window_ms) = (5, 500);
+            options.window_ms = options.window_ms.min(500);
         }
         if options.devices.is_empty() {
             let headline = vec![Device::Bare, Device::Forwarder, Device::Nft];

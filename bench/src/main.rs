@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use forwarder_bench::lab::Conntrack;
 use forwarder_bench::report::Report;
-use forwarder_bench::{compare, cps, latency, local, prog};
+use forwarder_bench::{all, compare, cps, latency, local, prog, side_by_side, two_host};
 use forwarder_kit::supervise;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +30,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Everything below but `two-host`, in one report
+    All(all::Options),
     /// Packets per second through namespaces of its own: generator, device under test, counting sink, all on one core
     Local(local::Options),
     /// New flows per second, connections opened and closed, and what happens when the table is full
@@ -38,6 +40,10 @@ enum Command {
     Latency(latency::Options),
     /// Nanoseconds per packet of the programs alone, for each path and several sizes of the flow table
     Prog(prog::Options),
+    /// Two machines and what lies between them: highest rates without and with little loss, round trips
+    TwoHost(two_host::Options),
+    /// Ten seconds: forwarder, kernel NAT and the bare redirect, in words
+    SideBySide,
     /// What changed between two runs beyond the spread
     Compare(compare::Options),
 }
@@ -70,15 +76,24 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     if !matches!(cli.command, Command::Compare(_)) {
         report.machine.warnings().iter().for_each(|warning| eprintln!("caution: {warning}"));
     }
-    report.tables.push(match &cli.command {
-        Command::Local(options) => local::run(options)?,
-        Command::Cps(options) => cps::run(options)?,
-        Command::Latency(options) => latency::run(options)?,
-        Command::Prog(options) => prog::run(options)?,
+    report.tables = match &cli.command {
+        Command::All(options) => all::run(*options)?,
+        Command::Local(options) => vec![local::run(options)?],
+        Command::Cps(options) => vec![cps::run(options)?],
+        Command::Latency(options) => vec![latency::run(options)?],
+        Command::Prog(options) => vec![prog::run(options)?],
+        Command::TwoHost(options) => match two_host::run(options)? {
+            Some(table) => vec![table],
+            None => return Ok(ExitCode::SUCCESS),
+        },
+        Command::SideBySide => {
+            print!("{}", side_by_side::run()?);
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Compare(options) => {
             return Ok(if compare::run(options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-    });
+    };
     report.took_seconds = begun.elapsed().as_secs_f64();
     // Before anything is written: what was measured is seen even where nothing can be.
     print!("{}", report.markdown());

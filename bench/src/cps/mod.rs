@@ -38,6 +38,18 @@ pub struct Options {
     pub devices: Vec<Device>,
 }
 
+impl Options {
+    /// A round with fewer flows.
+    pub fn headline() -> Self {
+        Self { flows: 200_000, capacity: 16_384, tcp_s: 1, rounds: 1, ..Self::thorough() }
+    }
+
+    /// Everything at its default.
+    pub fn thorough() -> Self {
+        Self { flows: 1_000_000, capacity: 65_536, tcp_s: 3, rounds: 3, devices: vec![Device::Forwarder, Device::Nft] }
+    }
+}
+
 /// Measures in interleaved rounds.
 ///
 /// # Errors

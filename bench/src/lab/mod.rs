@@ -86,6 +86,18 @@ impl Lab {
     /// # Errors
     /// The step that failed.
     pub fn new(device: Device, table: FlowTable) -> Result<Self> {
+        Self::build(device, table, true)
+    }
+
+    /// The same without sinks: clients' and servers' ends are for other processes.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn without_sinks(device: Device, table: FlowTable) -> Result<Self> {
+        Self::build(device, table, false)
+    }
+
+    fn build(device: Device, table: FlowTable, sinks: bool) -> Result<Self> {
         let (client, dut, server) = (quiet("client")?, quiet("device")?, quiet("server")?);
         topology::link((&client, "c0"), (&dut, "r0"), 1500, 1)?;
         topology::link((&dut, "r1"), (&server, "s0"), 1500, 1)?;
@@ -95,7 +107,7 @@ impl Lab {
         address(&dut, "r0", (1, "a", 1), (c0, r0))?;
         address(&dut, "r1", (2, "b", 1), (s0, r1))?;
         routes(&client, &dut, &server)?;
-        let load = attach(device, &client, &dut, &server)?;
+        let load = attach(device, [&client, &dut, &server], sinks)?;
         let mut lab = Self {
             load,
             device,
@@ -139,7 +151,7 @@ impl Lab {
 
 /// A step near the golden section of `flows` that has no divisor in common with it: so each flow comes once before any
 /// comes again, and neighbours in the order are no neighbours in any other way.
-fn step(flows: u32) -> u32 {
+pub fn step(flows: u32) -> u32 {
     fn divisor(a: u32, b: u32) -> u32 {
         if b == 0 { a } else { divisor(b, a % b) }
     }
@@ -186,10 +198,10 @@ fn routes(client: &Netns, dut: &Netns, server: &Netns) -> Result<()> {
 }
 
 /// Programs on their interfaces. What only drops has its sinks where frames enter the device.
-fn attach(device: Device, client: &Netns, dut: &Netns, server: &Netns) -> Result<Load> {
+fn attach(device: Device, [client, dut, server]: [&Netns; 3], sinks: bool) -> Result<Load> {
     let mut load = Load::open()?;
     let ends = if device == Device::Drop { [(dut, "r0"), (dut, "r1")] } else { [(client, "c0"), (server, "s0")] };
-    for (netns, name) in ends {
+    for (netns, name) in ends.into_iter().filter(|_| sinks) {
         netns.enter(|| load.attach(Program::Sink, index(name)?))?;
     }
     let slots = [

@@ -47,6 +47,13 @@ pub struct Options {
     pub quick: bool,
 }
 
+impl Options {
+    /// The tables of the headline; `quick` as `--quick`.
+    pub fn headline(quick: bool) -> Self {
+        Self { flows: vec![256, 1_000, 4_000, 64_000, 100_000, 1_000_000], rounds: if quick { 3 } else { 7 }, quick }
+    }
+}
+
 /// `Options` with `--quick` worked in.
 struct Plan {
     flows: Vec<u32>,
@@ -59,7 +66,12 @@ impl Options {
     fn plan(&self) -> Plan {
         if self.quick {
             let amount = Amount { chains: 1000, calls: 4000, begun: 300 };
-            return Plan { flows: vec![1_000, 100_000, 1_000_000], rounds: 5, fillings: &[Filling::Udp], amount };
+            return Plan {
+                flows: vec![1_000, 100_000, 1_000_000],
+                rounds: self.rounds.min(5),
+                fillings: &[Filling::Udp],
+                amount,
+            };
         }
         let amount = Amount { chains: 4000, calls: 10_000, begun: HEADROOM as usize - 100 };
         Plan { flows: self.flows.clone(), rounds: self.rounds, fillings: &[Filling::Udp, Filling::Tcp], amount }

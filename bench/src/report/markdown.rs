@@ -16,7 +16,8 @@ impl Table {
             let _ = write!(text, "\nRatio to {reference}:\n\n{}", self.block(down, across, ratio));
         }
         for row in self.rows.iter().filter(|row| !row.notes.is_empty()) {
-            let _ = write!(text, "\n{}, {} {across}: {}", row.label(down), row.label(across), row.notes.join("; "));
+            let _ =
+                write!(text, "\n{}, {}: {}", row.label(down), heading(row.label(across), across), row.notes.join("; "));
         }
         text
     }
@@ -29,7 +30,7 @@ impl Table {
         let (names, columns) = (self.values(down), self.values(across));
         let mut text = format!(
             "| {down} | {} |\n",
-            columns.iter().map(|name| format!("{name} {across}")).collect::<Vec<_>>().join(" | ")
+            columns.iter().map(|name| heading(name, across)).collect::<Vec<_>>().join(" | ")
         );
         let _ = writeln!(text, "| --- |{}", " --: |".repeat(columns.len()));
         for name in names {
@@ -38,6 +39,11 @@ impl Table {
         }
         text
     }
+}
+
+/// A number alone says nothing of what it counts.
+fn heading(name: &str, across: &str) -> String {
+    if name.parse::<f64>().is_ok() { format!("{name} {across}") } else { name.to_owned() }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub struct View {
     pub remark: &'static str,
 }
 
-const VIEWS: [(&str, View); 4] = [
+const VIEWS: [(&str, View); 5] = [
     (
         "local",
         View {
@@ -82,6 +82,19 @@ const VIEWS: [(&str, View); 4] = [
             charted: &[],
             ours: "forwarder",
             remark: "",
+        },
+    ),
+    (
+        "two-host",
+        View {
+            title: "From one host to another and back",
+            chart: "",
+            down: "device",
+            across: "figure",
+            to: &[],
+            charted: &[],
+            ours: "forwarder",
+            remark: "NDR: the highest rate at which nothing is lost; PDR: no more than 0.5 %; MRR: what arrives at full speed.",
         },
     ),
 ];

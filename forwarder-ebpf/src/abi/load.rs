@@ -57,7 +57,7 @@ pub struct LoadConfig {
     pub imix: u32,
     /// 1: the device translates clients to `public`.
     pub translated: u32,
-    /// TTL or hop limit that has to arrive.
+    /// TTL or hop limit that has to arrive; 0: any.
     pub hops: u32,
     /// One frame in `stamp_mask + 1`, a power of two, carries the time. `u32::MAX`: none.
     pub stamp_mask: u32,

@@ -123,7 +123,7 @@ fn check4(frame: &[u8; FRAME4], config: &LoadConfig, flow: u32, backward: u32) -
     if word(frame, 26) != source {
         return Check::WrongSource;
     }
-    if word(frame, 30) != destination || u32::from(frame[22]) != config.hops {
+    if word(frame, 30) != destination || is_off(frame[22], config) {
         return Check::WrongElsewhere;
     }
     check_ports(word(frame, 34), config, flow, backward)
@@ -137,10 +137,16 @@ fn check6(frame: &[u8; FRAME6], config: &LoadConfig, flow: u32, backward: u32) -
     if frame[22..34] != source.0 || word(frame, 34) != source.1 {
         return Check::WrongSource;
     }
-    if frame[38..50] != destination.0 || word(frame, 50) != destination.1 || u32::from(frame[21]) != config.hops {
+    if frame[38..50] != destination.0 || word(frame, 50) != destination.1 || is_off(frame[21], config) {
         return Check::WrongElsewhere;
     }
     check_ports(word(frame, 54), config, flow, backward)
+}
+
+/// The TTL or hop limit is not what it has to be, if that is known.
+#[inline(always)]
+fn is_off(hops: u8, config: &LoadConfig) -> bool {
+    config.hops != 0 && u32::from(hops) != config.hops
 }
 
 /// Ports as sent; forward, a device that translates may have chosen another for the client.
