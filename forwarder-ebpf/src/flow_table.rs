@@ -1,7 +1,7 @@
 //! The flow table: an array of slots with open addressing, the same code over the kernel's map, the controller's view of
 //! it, and the sim's memory.
 //!
-//! A key's hash names two windows of [`WINDOW`] slots each, and its entry is in the first slot of them that was free when it
+//! A key's hash names three windows of [`WINDOW`] slots each, and its entry is in the first slot of them that was free when it
 //! came. Nearly always that is the very first, so that finding an entry costs one memory access and not the chain of
 //! three that a hash map of the kernel takes: once the table is larger than the caches that is what counts.
 //!
@@ -25,8 +25,9 @@ use core::ops::Deref;
 
 /// Slots in one window.
 pub const WINDOW: u32 = 16;
-/// Slots that can have a key's entry.
-const PROBES: u32 = 2 * WINDOW;
+/// Slots that can have a key's entry. With two windows one of two million IPv6 entries found no place in a table that was
+/// nearly full.
+const PROBES: u32 = 3 * WINDOW;
 /// The same for who may be content with a probable answer.
 const FEW_PROBES: u32 = 8;
 
@@ -66,6 +67,7 @@ pub trait Slots<K: FlowKey> {
 struct Place {
     first: u32,
     second: u32,
+    third: u32,
     /// Status of a slot that is claimed for the key.
     claim: u32,
 }
@@ -76,17 +78,24 @@ impl Place {
         const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
         let hash = key.hash(shape);
         let hash = (hash ^ hash >> 32).wrapping_mul(GOLDEN);
-        let home = |hash: u64| (((hash >> 32) * u64::from(shape.homes)) >> 32) as u32;
+        let again = (hash ^ hash >> 29).wrapping_mul(GOLDEN);
+        // A share of all homes.
+        let home = |half: u64| ((half * u64::from(shape.homes)) >> 32) as u32;
         Self {
-            first: home(hash),
-            second: home((hash ^ hash >> 29).wrapping_mul(GOLDEN)),
+            first: home(hash >> 32),
+            second: home(again >> 32),
+            third: home((again ^ again >> 32) & 0xffff_ffff),
             claim: CLAIMED | hash as u32 & !TENANCY,
         }
     }
 
     #[inline(always)]
     fn index(&self, probe: u32) -> u32 {
-        if probe < WINDOW { self.first + probe } else { self.second + (probe - WINDOW) }
+        match probe / WINDOW {
+            0 => self.first + probe,
+            1 => self.second + probe % WINDOW,
+            _ => self.third + probe % WINDOW,
+        }
     }
 }
 
@@ -150,20 +159,18 @@ pub fn find_birth<'s, K: FlowKey, S: Slots<K>>(slots: &'s S, key: &K) -> Option<
 #[inline(always)]
 pub fn insert<K: FlowKey, S: Slots<K>>(slots: &S, key: &K, entry: &FlowEntry, birth: &Birth) -> Result<(), Refused> {
     let (Some(shape), Some(used)) = (slots.shape(), slots.used()) else { return Err(Refused::Full) };
-    if find(slots, key).is_some() {
-        return Err(Refused::Exists);
-    }
     if used.slots.load() >= shape.most {
-        return Err(Refused::Full);
+        return Err(if find(slots, key).is_some() { Refused::Exists } else { Refused::Full });
     }
     let place = Place::of(key, shape);
     let Some(own) = claim(slots, &place, birth) else { return Err(Refused::Full) };
     key.write(&own.key);
     own.entry.copy_from(entry);
-    if has_rival(slots, key, &place, &own) {
+    let rival = rival(slots, key, &place, &own);
+    if rival != FREE {
         own.entry.status.store(FREE);
         withdraw(slots, &place, Some(&own));
-        return Err(Refused::Busy);
+        return Err(if rival == LIVE { Refused::Exists } else { Refused::Busy });
     }
     used.slots.add(1);
     own.entry.status.exchange(place.claim, entry.status.load() & !TENANCY | LIVE);
@@ -202,23 +209,25 @@ fn mark_block<K: FlowKey, S: Slots<K>>(slots: &S, index: u32) {
     }
 }
 
-/// Whether another slot than the own one is claimed for, or has, this key. Nobody stops before the own slot, because this
-/// key has passed all before it.
+/// Whether another slot than the own one has this key (`LIVE`) or is claimed for it (`CLAIMED`); else `FREE`. Nobody stops before
+/// the own slot, because this key has passed all before it.
 #[inline(always)]
-fn has_rival<K: FlowKey, S: Slots<K>>(slots: &S, key: &K, place: &Place, own: &Slot<K>) -> bool {
+fn rival<K: FlowKey, S: Slots<K>>(slots: &S, key: &K, place: &Place, own: &Slot<K>) -> u32 {
     let mut probe = 0;
     while probe < PROBES {
-        let Some(slot) = slots.slot(place.index(probe)) else { return false };
-        let is_rival = slot.entry.status.load() == place.claim || has(&slot, key);
-        if is_rival && !core::ptr::eq(&*slot, own) {
-            return true;
+        let Some(slot) = slots.slot(place.index(probe)) else { return FREE };
+        if has(&slot, key) {
+            return LIVE;
+        }
+        if slot.entry.status.load() == place.claim && !core::ptr::eq(&*slot, own) {
+            return CLAIMED;
         }
         if slot.passed() == 0 {
-            return false;
+            return FREE;
         }
         probe += 1;
     }
-    false
+    FREE
 }
 
 /// Takes back that all slots before the own one (without one: all) were passed.

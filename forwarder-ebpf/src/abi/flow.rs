@@ -231,11 +231,11 @@ impl FlowKey for FlowKey6 {
     }
 }
 
-/// Replaces the key's bits. The others may change meanwhile.
+/// Replaces the key's bits, which are ours; the others may change meanwhile. What is added borrows from them what the old bits
+/// give back.
 #[inline(always)]
 fn write_last(word: &SharedU64, bits: u64) {
-    word.and(!KEY_BITS);
-    word.or(bits & KEY_BITS);
+    word.add((bits & KEY_BITS).wrapping_sub(word.load() & KEY_BITS));
 }
 
 // `pack` puts the pieces where a little-endian machine has them; so are x86-64, arm64 and `bpfel`.
