@@ -23,13 +23,19 @@ const INK: RGBColor = RGBColor(118, 128, 140);
 /// Lines of the grid, over which everything else lies.
 const GRID: RGBAColor = RGBAColor(118, 128, 140, 0.28);
 /// The line that the chart is about.
-const OURS: RGBColor = RGBColor(213, 94, 0);
+const OURS: RGBColor = RGBColor(224, 102, 10);
+/// Devices have the same colour in all charts.
+const KNOWN: [(&str, RGBColor); 3] = [
+    ("bare redirect", RGBColor(0, 136, 200)),
+    ("nft masquerade", RGBColor(0, 158, 115)),
+    ("kernel forwarding", RGBColor(192, 104, 160)),
+];
 /// The others'.
 const OTHERS: [RGBColor; 6] = [
     RGBColor(0, 136, 200),
     RGBColor(0, 158, 115),
     RGBColor(192, 104, 160),
-    RGBColor(150, 126, 70),
+    RGBColor(160, 132, 70),
     RGBColor(130, 130, 130),
     RGBColor(122, 110, 200),
 ];
@@ -126,7 +132,7 @@ impl Chart {
     }
 
     fn draw(&self, root: &Field<'_>, axes: &Axes) -> Result<(), Box<dyn std::error::Error>> {
-        write(root, &self.title, (16, 22), (HPos::Left, &INK.to_rgba(), 17))?;
+        write(root, &self.title, (16, 22), (HPos::Left, &INK.to_rgba(), 18))?;
         write(root, &self.subtitle, (16, 44), (HPos::Left, &INK.to_rgba(), 12))?;
         for (value, name) in &axes.y_ticks {
             let y = axes.y(*value);
@@ -171,13 +177,25 @@ impl Chart {
             root.draw(&Circle::new((*x, *y), width + 1, color.filled()))?;
         }
         root.draw(&PathElement::new(at.clone(), color.stroke_width(width)))?;
+        if line.name == self.ours {
+            // The last figure stands with the name. Below the bar: above is where the limit's line may be near.
+            for (point, (x, _)) in line.points.iter().zip(&at).take(at.len().saturating_sub(1)) {
+                let below = (*x, axes.y(point.min) + 13);
+                write(root, &short(point.median), below, (HPos::Center, &color.to_rgba(), 12))?;
+            }
+        }
         if let (Some((x, y)), Some(last)) = (at.last(), line.points.last()) {
             // From the line's end to its name, where that had to give way.
             root.draw(&PathElement::new([(*x + 6, *y), (axes.right + 10, label_y)], color.mix(0.5).stroke_width(1)))?;
-            let text = format!("{} {}", line.name, short(last.median));
+            let text = self.label(line, last);
             write(root, &text, (axes.right + 14, label_y), (HPos::Left, &color.to_rgba(), 13))?;
         }
         Ok(())
+    }
+
+    /// A line's name with its last figure.
+    fn label(&self, line: &Line, last: &Point) -> String {
+        format!("{} {} {}", line.name, short(last.median), self.y_title)
     }
 
     /// Where the names stand: at the ends of their lines, moved apart where they would overlap.
@@ -207,6 +225,9 @@ impl Chart {
         if is_ours(&self.lines[index]) {
             return (OURS, 3);
         }
+        if let Some((_, color)) = KNOWN.iter().find(|(name, _)| *name == self.lines[index].name) {
+            return (*color, 2);
+        }
         let others_before = self.lines.iter().take(index).filter(|line| !is_ours(line)).count();
         (OTHERS[others_before % OTHERS.len()], 2)
     }
@@ -226,7 +247,8 @@ struct Axes {
 
 impl Axes {
     fn of(chart: &Chart) -> Self {
-        let longest = chart.lines.iter().map(|line| line.name.chars().count()).max().unwrap_or(0) + 5;
+        let label = |line: &Line| line.points.last().map_or(0, |last| chart.label(line, last).chars().count());
+        let longest = chart.lines.iter().map(label).max().unwrap_or(0) + 1;
         let right = SIZE.0 as i32 - 20 - (longest as f64 * LETTER) as i32;
         let points = || chart.lines.iter().flat_map(|line| &line.points);
         // By the medians: differences of two times may be near zero in a round, where a logarithm has no end.
@@ -312,16 +334,29 @@ fn count(number: u64) -> String {
 /// As an axis has it: no more digits than there are.
 fn tick(value: f64) -> String {
     let text = format!("{value:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    grouped(text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// Three digits at most before the point, two in all behind it.
 fn short(value: f64) -> String {
     match value {
-        value if value >= 10.0 || value == 0.0 => format!("{value:.0}"),
+        value if value >= 10.0 || value == 0.0 => grouped(&format!("{value:.0}")),
         value if (value * 10.0 - (value * 10.0).round()).abs() < 1e-6 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
+}
+
+/// With a comma between thousands: 10174 as 10,174.
+fn grouped(text: &str) -> String {
+    let whole = text.find('.').unwrap_or(text.len());
+    let mut grouped = String::new();
+    for (place, letter) in text.chars().enumerate() {
+        if place > 0 && place < whole && (whole - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(letter);
+    }
+    grouped
 }
 
 fn write(
@@ -357,9 +392,11 @@ mod tests {
         let table = local();
         let chart = Chart::of(&table, &View::of(&table), "size 64", "AMD EPYC").unwrap();
         let svg = chart.svg().unwrap();
-        for text in ["forwarder 1.5", "bare redirect 2", "nft masquerade 0.3", "size 64, AMD EPYC", "100k", "Mpps"] {
+        for text in ["forwarder 1.5", "bare redirect 2", "nft masquerade 0.3", "size 64, AMD EPYC", "100k"] {
             assert_eq!(svg.matches(text).count(), 1, "{text} in {svg}");
         }
+        // At the axis, and at the end of each of the four lines.
+        assert_eq!(svg.matches("Mpps").count(), 5, "{svg}");
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
     }
 
@@ -416,6 +453,7 @@ mod tests {
         assert_eq!(names(&["1000000", "1", "1000"]), ["1", "1k", "1M"]);
         assert_eq!(names(&["p50", "p99", "max"]), ["p50", "p99", "max"]);
         assert_eq!(place("1000", &ticks(&["1", "1000"])), 3.0);
+        assert_eq!(["999", "1000", "10174", "0.25"].map(grouped), ["999", "1,000", "10,174", "0.25"]);
         assert_eq!((count(1048576), count(4096)), ("1048576".to_owned(), "4096".to_owned()));
     }
 }
