@@ -93,7 +93,16 @@ mod tests {
         assert_eq!(word_after("10.0.1.1 lladdr 0e:1:2:3:4:ff REACHABLE", "lladdr").as_deref(), Some("0e:1:2:3:4:ff"));
         assert_eq!(parse_mac("0e:01:02:03:04:ff").ok(), Some([14, 1, 2, 3, 4, 255]));
         assert!(parse_mac("0e:01:02:03:04").is_err());
-        let statistics = "NIC statistics:\n     tx_timeout: 0\n     pps_allowance_exceeded: 17\n";
-        assert_eq!(parse_allowances(statistics), BTreeMap::from([("pps_allowance_exceeded".to_owned(), 17)]));
+    }
+
+    #[test]
+    fn allowance_counters_are_found_and_nothing_else() {
+        let statistics = "NIC statistics:\n     tx_timeout: 0\n     bw_in_allowance_exceeded: 0\n     \
+                          pps_allowance_exceeded: 17\n     conntrack_allowance_exceeded: 2\n     \
+                          conntrack_allowance_available: 136812\n     queue_0_tx_cnt: 5\n";
+        let expected = [("bw_in", 0), ("pps", 17), ("conntrack", 2)];
+        let expected = expected.map(|(name, count)| (format!("{name}_allowance_exceeded"), count));
+        assert_eq!(parse_allowances(statistics), BTreeMap::from(expected));
+        assert!(parse_allowances("NIC statistics:\n     peer_ifindex: 3\n     rx_queue_0_drops: 0\n").is_empty());
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Pair<'a> {
     control: Control,
     station: LoadStation,
     pdr: f64,
+    /// Counters that moved in trials of the running search that lost too much.
+    held_back: Vec<String>,
 }
 
 /// What a trial found.
@@ -50,6 +52,11 @@ impl Trial {
     fn loss(&self) -> f64 {
         self.sent.saturating_sub(self.returned) as f64 / (self.sent as f64).max(1.0)
     }
+
+    /// Whether the reflector's driver counts what EC2 held back.
+    fn has_allowances(&self) -> bool {
+        !self.reflected.allowances.is_empty()
+    }
 }
 
 impl<'a> Pair<'a> {
@@ -57,7 +64,7 @@ impl<'a> Pair<'a> {
         let control = Control::connect(options.control)?;
         let host = Host::generator(&options.interface)?;
         let station = host.station(options.server)?;
-        Ok(Self { options, host, control, station, pdr: 0.0 })
+        Ok(Self { options, host, control, station, pdr: 0.0, held_back: Vec::new() })
     }
 
     /// Highest rate, and the highest with no more than each of the goals' losses.
@@ -68,10 +75,18 @@ impl<'a> Pair<'a> {
         ensure!(most.returned > 0, "nothing comes back: {} sent, {} reflected", most.sent, most.reflected.packets);
         let row = rate_row(table, path, "MRR", &most);
         row.note(format!("{:.3} % lost at the generator's full speed", 100.0 * most.loss()));
+        for (end, has) in [("generator", !self.host.allowances().is_empty()), ("reflector", most.has_allowances())] {
+            if !has {
+                row.note(format!("the {end}'s driver has no allowance counters: throttling by EC2 would not show"));
+            }
+        }
         for (goal, name) in GOALS {
             let (rate, trial) = self.search(goal, &most)?;
             let row = rate_row(table, path, name, &trial);
             row.rounds = vec![rate];
+            if !self.held_back.is_empty() {
+                row.note(format!("what lost more was throttled by EC2: {}", self.held_back.join(", ")));
+            }
             self.pdr = rate;
         }
         Ok(())
@@ -94,6 +109,7 @@ impl<'a> Pair<'a> {
 
     /// The highest rate that loses no more than `goal`, and the trial that showed it.
     fn search(&mut self, goal: f64, most: &Trial) -> Result<(f64, Trial)> {
+        self.held_back.clear();
         let top = most.pps.max(1.0);
         let (mut good, mut bad) = (0.0, top);
         let mut shown = self.passes(top, goal)?;
@@ -115,13 +131,17 @@ impl<'a> Pair<'a> {
 
     /// The trial of a rate that passes, if one of two does.
     fn passes(&mut self, rate: f64, goal: f64) -> Result<Option<Trial>> {
+        let mut throttled = Vec::new();
         for _ in 0..2 {
             let trial = self.trial(rate)?;
             eprintln!("two-host: {:.3} Mpps offered, {:.4} % lost", rate / 1e6, 100.0 * trial.loss());
             if trial.loss() <= goal {
                 return Ok(Some(trial));
             }
+            throttled.extend(trial.throttled);
         }
+        // The last rate that fails is the lowest, which is what the search ends at.
+        self.held_back = throttled;
         Ok(None)
     }
 
