@@ -94,7 +94,7 @@ fn latency_has_all_percentiles_in_order() -> Result<()> {
 #[test]
 fn cps_counts_flows_connections_and_what_a_full_table_keeps() -> Result<()> {
     let _alone = alone();
-    let words = "cps --flows 2000 --capacity 1024 --tcp-s 1 --rounds 1";
+    let words = "cps --flows 20000 --capacity 1024 --tcp-s 1 --rounds 1";
     let (report, _out) = report(&words.split(' ').collect::<Vec<_>>())?;
     let of = |measure: &str| {
         let mut rows = report.tables[0].rows.iter().filter(|row| row.label("device") == "forwarder");
