@@ -104,12 +104,14 @@ pub(crate) fn build4<F: Frame, T: Tables>(
     }
 }
 
-/// An IPv4 header for an ICMP error. Precedence 6, internetwork control (RFC 1812 §4.3.2.5); identification 0 with DF is
-/// fine (RFC 6864 §4.1).
+/// Type of service of ICMP errors: precedence 6, internetwork control (RFC 1812 §4.3.2.5).
+const ERROR_TOS: u8 = 0xc0;
+
+/// An IPv4 header for a packet of our own making. Identification 0 with DF is fine (RFC 6864 §4.1).
 #[inline(always)]
-fn header4(length: u16, source: [u8; 4], destination: [u8; 4]) -> [u8; 20] {
+pub(crate) fn header4(tos: u8, length: u16, protocol: u8, source: [u8; 4], destination: [u8; 4]) -> [u8; 20] {
     let [length_high, length_low] = length.to_be_bytes();
-    let (first, second, third) = ([0x45, 0xc0, length_high, length_low], [0, 0, 0x40, 0], [64, protocol::ICMP, 0, 0]);
+    let (first, second, third) = ([0x45, tos, length_high, length_low], [0, 0, 0x40, 0], [64, protocol, 0, 0]);
     let words = [first, second, third, source, destination];
     let mut sum = 0;
     for word in words {
@@ -139,7 +141,8 @@ fn write4<F: Frame>(frame: &mut F, iface: &IfaceConfig, answer: &Answer) -> Opti
         [old[6], old[7], old[8], old[9], old[10], old[11]];
     [header[6], header[7], header[8], header[9], header[10], header[11]] = iface.mac;
     [header[12], header[13]] = ETHERTYPE_IPV4;
-    let ip = header4((NEW + quote) as u16, iface.address4, [old[26], old[27], old[28], old[29]]);
+    let sender = [old[26], old[27], old[28], old[29]];
+    let ip = header4(ERROR_TOS, (NEW + quote) as u16, protocol::ICMP, iface.address4, sender);
     header.get_mut(ETHERNET..ETHERNET + 20)?.copy_from_slice(&ip);
     let info = answer.info.to_be_bytes();
     let message = [answer.kind, answer.code, 0, 0, info[0], info[1], info[2], info[3]];

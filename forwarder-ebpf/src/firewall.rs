@@ -1,13 +1,225 @@
-//! Who may begin a flow: the default of the side that its first packet enters by. Later packets never ask, unless the
-//! policy's epoch moved.
+//! The firewall: may this packet begin a flow, may this flow go on, may the host get this.
+//!
+//! Only a flow's first packet asks, and every flow's next packet after the policy or the routes changed. Rules see addresses
+//! and ports as the client does who begins the flow: before source NAT and after destination NAT. Where there are none, the
+//! default of the side that a flow enters by decides, at once. Where there are:
+//!
+//! ```text
+//!  Flow  ---+                                 +--> Flow or New, or the host
+//!  no flow, +--> Firewall -------> Match -----+
+//!  or old        the question      the rule   +--> Refuse: dropped, or answered
+//! ```
+//!
+//! What the firewall refuses ends in `refuse`, whoever asked.
 
-use crate::abi::{Control, Side};
+mod classify;
+mod question;
 
-/// May a flow begin that enters by `side`? `from_inside` says where the packet itself belongs, for an interface that
-/// serves both sides.
+use crate::abi::firewall::{COUNTER_INSIDE, COUNTER_OUTSIDE, OUT_HOST, OUT_UNSERVED, RuleAction, rule, switch};
+use crate::abi::{Control, FlowEntry, FlowKey, Side, status};
+use crate::answer::{Problem, ask};
+use crate::conntrack::is_turned;
+use crate::flow::{Packet, remove};
+use crate::frame::Frame;
+use crate::reset::reset;
+use crate::route::{Arrival, Path};
+use crate::tables::{Asked, Fate, FlowTable, Judged, Tables};
+use crate::verdict::{Drop, Pass, Stage, Verdict};
+use crate::wire::{Fragment, protocol};
+pub(crate) use question::{Ends, Filtered};
+use question::{NO_RULE, Question, is_from_outside, rule_for};
+
+/// What becomes of a new flow that no rule matches, by the side that it enters by: a `RuleAction`. `from_inside` decides on
+/// an interface that serves both sides.
 #[inline(always)]
-pub(crate) fn admits(control: &Control, side: u8, from_inside: bool) -> bool {
+pub(crate) fn default_action(control: &Control, side: u8, from_inside: bool) -> u8 {
     let inside = side == Side::Inside as u8 || (side == Side::Both as u8 && from_inside);
-    let allowed = if inside { control.inside_allowed } else { control.outside_allowed };
-    allowed != 0
+    if inside { control.inside_allowed } else { control.outside_allowed }
+}
+
+/// Ends a packet that no rule but the default has been asked about, unless it may go on.
+#[inline(always)]
+pub(crate) fn by_default<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: &P) -> Option<Verdict> {
+    let from_inside = packet.key().is_from_inside(tables, at);
+    let action = default_action(at.control, at.iface.side, from_inside);
+    if action == RuleAction::Allow as u8 {
+        return None;
+    }
+    Some(refuse(tables, packet, action, Drop::Policy))
+}
+
+/// The end of every packet that the firewall does not let through: silently, or its sender is told.
+#[inline(always)]
+pub(crate) fn refuse<P: Packet, T: Tables>(tables: &T, packet: &P, action: u8, reason: Drop) -> Verdict {
+    if action != RuleAction::Reject as u8 {
+        return Verdict::Drop(reason);
+    }
+    if packet.key().protocol() == protocol::TCP && packet.fragment() == Fragment::Whole {
+        return reset(tables, packet, Drop::Rejected);
+    }
+    ask(tables, packet, Problem::Prohibited, Drop::Rejected)
+}
+
+/// The stage `Firewall`: what is to be asked about a packet that begins a flow, or about the flow that it belongs to.
+#[inline(always)]
+pub(crate) fn judge<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
+    frame: &mut F,
+    tables: &T,
+    at: &Arrival<'_>,
+    packet: &P,
+) -> Verdict {
+    let Some(question) = Question::about(frame, packet) else { return Verdict::Drop(Drop::Malformed) };
+    if let Some(entry) = FlowTable::<P::Key>::flow(tables, packet.key()) {
+        let has_passed = tables.judged().stands & Judged::GOES_ON != 0 || entry.epoch.load() == at.control.epoch as u16;
+        if has_passed && is_turned(packet.key().protocol(), &entry, packet.signal()) {
+            return judge_turn(tables, at, packet, &entry, question);
+        }
+        return judge_flow(tables, at, packet, &entry, question);
+    }
+    if packet.fragment() == Fragment::Later {
+        return Verdict::Drop(Drop::FragmentUndecided);
+    }
+    // Before the way out: who waits for a neighbour waits for the one that the FIB was asked about last.
+    let comes_from_there = is_reachable(tables, at, packet);
+    let path = Path::of(tables, at, packet, None);
+    let left = path.left_to_host();
+    if left == Some(Pass::Host) {
+        if at.control.firewall & switch::HOST_RULES == 0 {
+            return Verdict::Pass(Pass::Host);
+        }
+        let question = question.entering(tables, at, packet.key(), at.iface.slot).leaving(OUT_HOST, false);
+        return question.put(tables, packet, packet.key(), Asked::FOR_HOST);
+    }
+    if !comes_from_there {
+        return Verdict::Drop(Drop::ReversePath);
+    }
+    tables.set_judged(Judged { route: path.route(), ..Judged::NOT });
+    let (slot, side) = path.egress(tables);
+    let (out, purpose) = match left {
+        Some(_) => (OUT_UNSERVED, Asked::UNSERVED),
+        None => (slot, Asked::BEGINS),
+    };
+    let translated = at.control.firewall & switch::TRANSLATED != 0 && packet.is_to_be_translated(tables, at, side);
+    let question = question.entering(tables, at, packet.key(), at.iface.slot).leaving(out, translated);
+    question.put(tables, packet, packet.key(), purpose)
+}
+
+/// A flow whose epoch is over.
+#[inline(always)]
+fn judge_flow<P: Packet, T: Tables + FlowTable<P::Key>>(
+    tables: &T,
+    at: &Arrival<'_>,
+    packet: &P,
+    entry: &FlowEntry,
+    question: Question,
+) -> Verdict {
+    let path = Path::of(tables, at, packet, Some(entry));
+    tables.set_judged(Judged { route: path.route(), stands: Judged::GOES_ON, ..Judged::NOT });
+    // Where it has no way out, the flow's own stage says so.
+    if path.left_to_host().is_some() {
+        return Verdict::Next(P::FLOW);
+    }
+    let bits = entry.status.load();
+    let key = packet.key().as_originated(entry);
+    let (slot, _) = path.egress(tables);
+    let (enters, leaves) = if bits & status::ORIGINATOR != 0 { (at.iface.slot, slot) } else { (slot, at.iface.slot) };
+    let translated = bits & (status::SOURCE_NAT | status::DESTINATION_NAT) != 0;
+    let question = question.as_begun(&key, bits).entering(tables, at, &key, enters).leaving(leaves, translated);
+    question.put(tables, packet, &key, Asked::GOES_ON)
+}
+
+/// A closing flow that its responder turns round: it is a new one that enters by the responder's side.
+#[inline(always)]
+fn judge_turn<P: Packet, T: Tables + FlowTable<P::Key>>(
+    tables: &T,
+    at: &Arrival<'_>,
+    packet: &P,
+    entry: &FlowEntry,
+    question: Question,
+) -> Verdict {
+    let (slot, _) = Path::of(tables, at, packet, Some(entry)).egress(tables);
+    let key = packet.key().as_translated(entry);
+    let translated = entry.status.load() & (status::SOURCE_NAT | status::DESTINATION_NAT) != 0;
+    let question = question.as_begun(&key, 0).entering(tables, at, &key, at.iface.slot).leaving(slot, translated);
+    question.put(tables, packet, &key, Asked::TURNS)
+}
+
+/// Whether the kernel would send to the packet's source by where the packet came (strict) or at all (loose), where that is
+/// asked for.
+#[inline(always)]
+fn is_reachable<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: &P) -> bool {
+    let own = 1 << (at.iface.slot & 31);
+    let strict = at.control.reverse_path_strict & own != 0;
+    if !strict && at.control.reverse_path_loose & own == 0 {
+        return true;
+    }
+    let back = packet.way_back(tables, at.ingress);
+    matches!(back.fate, Fate::Forward | Fate::NoNeighbour) && (!strict || back.ifindex == at.ingress)
+}
+
+/// What comes next, by family.
+pub(crate) struct Stages {
+    /// Of a packet that begins a flow.
+    pub new: Stage,
+    /// Of a packet whose flow goes on.
+    pub flow: Stage,
+    /// Of what is refused.
+    pub refuse: Stage,
+}
+
+/// The stage `Match`: finds the rule for the question that was put, and what follows from it.
+#[inline(always)]
+pub(crate) fn find<T: Tables>(tables: &T, at: &Arrival<'_>, stages: &Stages, is_ipv4: bool) -> Verdict {
+    let Some(asked) = tables.asked() else { return Verdict::Drop(Drop::Internal) };
+    let (purpose, way) = (asked.purpose, asked.way);
+    let mut action = if purpose == Asked::FOR_HOST {
+        RuleAction::Allow as u8
+    } else if is_from_outside(way) {
+        at.control.outside_allowed
+    } else {
+        at.control.inside_allowed
+    };
+    let mut counter = if is_from_outside(way) { COUNTER_OUTSIDE } else { COUNTER_INSIDE };
+    let mut reason = if purpose == Asked::FOR_HOST { Drop::HostPolicy } else { Drop::Policy };
+    let has_rules = at.control.firewall & (switch::RULES | switch::HOST_RULES) != 0;
+    let word = if has_rules { rule_for(tables, &asked, is_ipv4) } else { NO_RULE };
+    if word != NO_RULE {
+        action = (word & rule::ACTION_MASK) as u8;
+        counter = (word >> rule::COUNTER_SHIFT) as u16;
+        if word & rule::BOGON != 0 {
+            reason = Drop::Bogon;
+        }
+    }
+    // A flow has been counted when it began, and the host's default is no rule.
+    if purpose != Asked::GOES_ON && (word != NO_RULE || purpose != Asked::FOR_HOST) {
+        tables.count_rule(counter, asked.bytes, at.now);
+    }
+    let judged = tables.judged();
+    if action != RuleAction::Allow as u8 {
+        tables.set_judged(Judged { stands: 0, action, reason, rule: counter, ..judged });
+        return Verdict::Next(stages.refuse);
+    }
+    match purpose {
+        Asked::FOR_HOST => Verdict::Pass(Pass::Host),
+        Asked::UNSERVED => Verdict::Pass(Pass::Unserved),
+        Asked::GOES_ON => Verdict::Next(stages.flow),
+        Asked::TURNS => {
+            tables.set_judged(Judged { stands: judged.stands | Judged::TURNS, ..judged });
+            Verdict::Next(stages.flow)
+        }
+        _ => {
+            tables.set_judged(Judged { stands: Judged::BEGINS, rule: counter, ..judged });
+            Verdict::Next(stages.new)
+        }
+    }
+}
+
+/// The stage `Refuse`: ends the packet, and its flow if it has one.
+#[inline(always)]
+pub(crate) fn end<P: Packet, T: Tables + FlowTable<P::Key>>(tables: &T, packet: &P) -> Verdict {
+    if let Some(entry) = FlowTable::<P::Key>::flow(tables, packet.key()) {
+        remove(tables, packet.key(), &entry);
+    }
+    let judged = tables.judged();
+    refuse(tables, packet, judged.action, judged.reason)
 }

@@ -3,21 +3,22 @@
 mod v4;
 mod v6;
 
-use crate::abi::{Birth, FlowEntry, FlowKey, SharedU32, Side, Ticks, status};
+use crate::abi::firewall::{RuleAction, switch};
+use crate::abi::{Birth, FlowEntry, FlowKey, SharedU16, SharedU32, Side, Ticks, status};
 use crate::answer::{Problem, ask};
 use crate::conntrack::{self, Change};
-use crate::firewall;
+use crate::firewall::{self, Ends, Filtered};
 use crate::frame::Frame;
 use crate::rewrite;
 use crate::route::{Arrival, Path, Way, way_out};
-use crate::tables::{Answer, FlowTable, Refused, Route, Tables};
+use crate::tables::{Answer, FlowTable, Judged, Refused, Route, Tables};
 use crate::verdict::{Drop, Pass, Stage, Verdict};
 use crate::wire::Fragment;
 
 /// What flow logic needs to know of a packet, whatever its family.
-pub(crate) trait Packet {
+pub(crate) trait Packet: Filtered {
     /// Key of its flow entry.
-    type Key: FlowKey;
+    type Key: Ends;
     /// Stage for packets that have a flow.
     const FLOW: Stage;
     /// Stage that makes its flow.
@@ -43,8 +44,6 @@ pub(crate) trait Packet {
     fn answer(&self, problem: Problem, reason: Drop) -> Answer;
     /// What the FIB says.
     fn route<T: Tables>(&self, tables: &T, ingress: u32, entry: Option<&FlowEntry>) -> Route;
-    /// Belongs to the inside, on an interface that serves both sides.
-    fn is_from_inside<T: Tables>(&self, tables: &T, at: &Arrival<'_>) -> bool;
     /// Writes what the entry changes.
     fn write<F: Frame>(&self, frame: &mut F, entry: &FlowEntry) -> bool;
     /// Notes a first fragment.
@@ -75,9 +74,9 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
         return Some(too_big(tables, packet, mtu));
     }
     if conntrack::is_turned(packet.key().protocol(), entry, packet.signal())
-        && !firewall::admits(at.control, at.iface.side, packet.is_from_inside(tables, at))
+        && let Some(end) = may_turn(tables, at, packet)
     {
-        return Some(Verdict::Drop(Drop::Policy));
+        return Some(end);
     }
     if conntrack::note(tables, packet.key(), entry, packet.signal(), at.now) == Change::Orphaned {
         tables.remove_flow(packet.key());
@@ -87,6 +86,15 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
         packet.remember(tables, at.now);
     }
     Some(rewrite::forward(frame, tables, at, packet, entry))
+}
+
+/// Whether a responder may begin a closing connection anew. `Some` ends the packet, or has the firewall asked.
+#[inline(always)]
+fn may_turn<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: &P) -> Option<Verdict> {
+    if at.control.firewall & switch::RULES == 0 {
+        return firewall::by_default(tables, at, packet);
+    }
+    (tables.judged().stands & Judged::TURNS == 0).then_some(Verdict::Next(P::FIREWALL))
 }
 
 #[inline(always)]
@@ -107,7 +115,13 @@ pub(crate) fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
     let originator = entry.status.load() & status::ORIGINATOR != 0;
     let entered = if originator { at.iface.side } else { entry.partner_side() };
     // On an interface that serves both sides the first packet's address decided; it has not changed.
-    if entered != Side::Both as u8 && !firewall::admits(at.control, entered, false) {
+    if at.control.firewall & switch::RULES != 0 {
+        if tables.judged().stands & Judged::GOES_ON == 0 {
+            return Some(Some(Verdict::Next(P::FIREWALL)));
+        }
+    } else if entered != Side::Both as u8
+        && firewall::default_action(at.control, entered, false) != RuleAction::Allow as u8
+    {
         remove(tables, packet.key(), entry);
         return Some(Some(Verdict::Drop(Drop::Policy)));
     }
@@ -128,7 +142,7 @@ pub(crate) fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
 }
 
 #[inline(always)]
-fn remove<K: FlowKey, T: FlowTable<K>>(tables: &T, key: &K, entry: &FlowEntry) {
+pub(crate) fn remove<K: FlowKey, T: FlowTable<K>>(tables: &T, key: &K, entry: &FlowEntry) {
     tables.remove_flow(key);
     tables.remove_flow(&key.partner(entry));
 }
@@ -138,7 +152,8 @@ fn remove<K: FlowKey, T: FlowTable<K>>(tables: &T, key: &K, entry: &FlowEntry) {
 pub(crate) fn without_flow<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: &P, reason: Drop) -> Verdict {
     match Path::of(tables, at, packet, None).left_to_host() {
         Some(Pass::Host) => Verdict::Pass(Pass::Host),
-        Some(why) if firewall::admits(at.control, at.iface.side, packet.is_from_inside(tables, at)) => {
+        // Rules would have to know ports, which it has not.
+        Some(why) if at.control.firewall == 0 && firewall::by_default(tables, at, packet).is_none() => {
             Verdict::Pass(why)
         }
         _ => Verdict::Drop(reason),
@@ -148,14 +163,19 @@ pub(crate) fn without_flow<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, p
 /// A packet that belongs to no known flow: decides, and makes the flow. `None` when it now has one.
 #[inline(always)]
 pub(crate) fn admit<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: &P) -> Option<Verdict> {
-    let path = Path::of(tables, at, packet, None);
+    let judged = tables.judged();
+    let is_judged = judged.stands & Judged::BEGINS != 0;
+    if !is_judged && at.control.firewall != 0 {
+        return Some(Verdict::Next(P::FIREWALL));
+    }
+    let path = if is_judged { Path::found(tables, judged.route) } else { Path::of(tables, at, packet, None) };
     let left = path.left_to_host();
     if left == Some(Pass::Host) {
         return Some(Verdict::Pass(Pass::Host));
     }
     // Also before the kernel routes it to an interface that is not served: that it forwards at all is our doing.
-    if !firewall::admits(at.control, at.iface.side, packet.is_from_inside(tables, at)) {
-        return Some(Verdict::Drop(Drop::Policy));
+    if !is_judged && let Some(end) = firewall::by_default(tables, at, packet) {
+        return Some(end);
     }
     if let Some(why) = left {
         return Some(Verdict::Pass(why));
@@ -198,7 +218,7 @@ fn with_partner(bits: u32, side: u8) -> u32 {
 /// How a flow's entries come to be.
 #[inline(always)]
 fn birth(at: &Arrival<'_>) -> Birth {
-    Birth { since: SharedU32::new(at.now), ..Birth::default() }
+    Birth { since: SharedU32::new(at.now), rule: SharedU16::new(at.rule), ..Birth::default() }
 }
 
 /// The responder's way back is not known yet: an epoch that never is makes its first packet ask.

@@ -8,8 +8,10 @@
 //!                                       v
 //!   Flow4 / Flow6   change of state, new epoch, options, fragments:  route -> firewall -> conntrack -> rewrite
 //!   New4 / New6     first packet:  route -> firewall -> nat -> conntrack -> rewrite
+//!   Firewall4 / 6   before both of these, where there are rules: the first that matches
 //!   Related4 / 6    ICMP errors about a known flow: outer and quoted headers translated
 //!   Answer4 / 6     the packet becomes an ICMP error to its sender
+//!   Reset4 / 6      the packet becomes a TCP reset to its sender
 //! ```
 //!
 //! Every stage is a BPF program of its own in the kernel (`bpf/`, tail calls) and a plain function call on the host
@@ -54,6 +56,7 @@ mod flow;
 mod fragment;
 mod nat;
 mod related;
+mod reset;
 mod rewrite;
 mod route;
 

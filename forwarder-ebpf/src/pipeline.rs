@@ -8,7 +8,7 @@ use crate::tables::{FlowTable, Tables};
 use crate::verdict::{Drop, Pass, Stage, Verdict};
 use crate::wire::ipv6::Unreadable;
 use crate::wire::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Transport, ipv4, ipv6, take};
-use crate::{answer, fragment, related, rewrite};
+use crate::{answer, firewall, fragment, related, reset, rewrite};
 
 /// Every frame begins here. Forwards the plain packets of known flows; all others are passed, or handed to a stage.
 ///
@@ -25,7 +25,7 @@ pub fn enter<F: Frame, T: Tables>(frame: &mut F, tables: &T, ingress: u32, now: 
     if take::<4>(header, 0) != take(&iface.mac, 0) || take::<2>(header, 4) != take(&iface.mac, 4) {
         return Verdict::Pass(Pass::NotToUs);
     }
-    let at = Arrival { ingress, now, iface, control };
+    let at = Arrival { ingress, now, iface, control, rule: 0 };
     match [header[12], header[13]] {
         ETHERTYPE_IPV4 => fast4(frame, tables, &at),
         ETHERTYPE_IPV6 => fast6(frame, tables, &at),
@@ -70,7 +70,7 @@ pub fn stage<F: Frame, T: Tables>(which: Stage, frame: &mut F, tables: &T, ingre
     let (Some(iface), Some(control)) = (tables.iface(ingress), tables.control()) else {
         return Verdict::Drop(Drop::Internal);
     };
-    let at = Arrival { ingress, now, iface, control };
+    let at = Arrival { ingress, now, iface, control, rule: tables.judged().rule };
     match which {
         Stage::Flow4 => flow4(frame, tables, &at),
         Stage::Flow6 => flow6(frame, tables, &at),
@@ -90,10 +90,39 @@ pub fn stage<F: Frame, T: Tables>(which: Stage, frame: &mut F, tables: &T, ingre
             Ok(packet) => related::related6(frame, tables, &at, &packet),
             Err(reason) => Verdict::Drop(reason),
         },
+        Stage::Firewall4 => match adopted4(frame, tables, &at) {
+            Ok(packet) => firewall::judge(frame, tables, &at, &*packet),
+            Err(reason) => Verdict::Drop(reason),
+        },
+        Stage::Firewall6 => match adopted6(frame, tables, &at) {
+            Ok(packet) => firewall::judge(frame, tables, &at, &*packet),
+            Err(reason) => Verdict::Drop(reason),
+        },
+        Stage::Match4 => firewall::find(tables, &at, &STAGES4, true),
+        Stage::Match6 => firewall::find(tables, &at, &STAGES6, false),
+        Stage::Refuse4 => match adopted4(frame, tables, &at) {
+            Ok(packet) => firewall::end(tables, &*packet),
+            Err(reason) => Verdict::Drop(reason),
+        },
+        Stage::Refuse6 => match adopted6(frame, tables, &at) {
+            Ok(packet) => firewall::end(tables, &*packet),
+            Err(reason) => Verdict::Drop(reason),
+        },
+        Stage::Reset4 => match parsed4(frame, tables, iface.side) {
+            Ok(packet) => reset::build4(frame, tables, &at, &packet),
+            Err(reason) => Verdict::Drop(reason),
+        },
+        Stage::Reset6 => match parsed6(frame, tables, iface.side) {
+            Ok(packet) => reset::build6(frame, tables, &at, &packet),
+            Err(reason) => Verdict::Drop(reason),
+        },
         Stage::Answer4 => answer::build4(frame, tables, iface, control, now),
         Stage::Answer6 => answer::build6(frame, tables, iface, control, now),
     }
 }
+
+const STAGES4: firewall::Stages = firewall::Stages { new: Stage::New4, flow: Stage::Flow4, refuse: Stage::Refuse4 };
+const STAGES6: firewall::Stages = firewall::Stages { new: Stage::New6, flow: Stage::Flow6, refuse: Stage::Refuse6 };
 
 #[inline(always)]
 fn flow4<F: Frame, T: Tables>(frame: &mut F, tables: &T, at: &Arrival<'_>) -> Verdict {
@@ -156,7 +185,7 @@ fn through_flow<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     if packet.fragment() == Fragment::Later {
         return Verdict::Drop(Drop::FragmentUndecided);
     }
-    Verdict::Next(P::NEW)
+    Verdict::Next(if at.control.firewall == 0 { P::NEW } else { P::FIREWALL })
 }
 
 /// Makes the packet's flow, and forwards it.
@@ -198,4 +227,24 @@ fn parsed6<F: Frame, T: Tables>(frame: &mut F, tables: &T, side: u8) -> Result<T
         Err(Unreadable::Malformed) => Err(Drop::Malformed),
         Err(Unreadable::Extensions) => Err(Drop::ExtensionHeaders),
     }
+}
+
+/// The IPv4 packet, and if it is a later fragment, with the key of its flow.
+#[inline(always)]
+fn adopted4<F: Frame, T: Tables>(frame: &mut F, tables: &T, at: &Arrival<'_>) -> Result<T::Packet4, Drop> {
+    let mut packet = parsed4(frame, tables, at.iface.side)?;
+    if packet.fragment == Fragment::Later && !fragment::adopt4(tables, &mut packet, at.now, at.control.fragment_ticks) {
+        return Err(Drop::FragmentUndecided);
+    }
+    Ok(packet)
+}
+
+/// The IPv6 packet, and if it is a later fragment, with the key of its flow.
+#[inline(always)]
+fn adopted6<F: Frame, T: Tables>(frame: &mut F, tables: &T, at: &Arrival<'_>) -> Result<T::Packet6, Drop> {
+    let mut packet = parsed6(frame, tables, at.iface.side)?;
+    if packet.fragment == Fragment::Later && !fragment::adopt6(tables, &mut packet, at.now, at.control.fragment_ticks) {
+        return Err(Drop::FragmentUndecided);
+    }
+    Ok(packet)
 }

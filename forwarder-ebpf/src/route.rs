@@ -16,6 +16,8 @@ pub(crate) struct Arrival<'t> {
     pub iface: &'t IfaceConfig,
     /// Switches.
     pub control: &'t Control,
+    /// Counter of the firewall rule that let the packet begin a flow.
+    pub rule: u16,
 }
 
 /// A usable way out.
@@ -45,12 +47,32 @@ impl Path {
         packet: &P,
         entry: Option<&FlowEntry>,
     ) -> Self {
-        let route = packet.route(tables, at.ingress, entry);
+        Self::found(tables, packet.route(tables, at.ingress, entry))
+    }
+
+    /// What the FIB has said before.
+    #[inline(always)]
+    pub(crate) fn found<T: Tables>(tables: &T, route: Route) -> Self {
         let side = match tables.iface(route.ifindex) {
             Some(egress) => egress.side,
             None => 0,
         };
         Self { route, side }
+    }
+
+    /// What the FIB says.
+    #[inline(always)]
+    pub(crate) fn route(&self) -> Route {
+        self.route
+    }
+
+    /// Slot and side of the egress interface, where it is served.
+    #[inline(always)]
+    pub(crate) fn egress<T: Tables>(&self, tables: &T) -> (u8, u8) {
+        match tables.iface(self.route.ifindex) {
+            Some(egress) => (egress.slot, self.side),
+            None => (0, 0),
+        }
     }
 
     /// Why it is the host's packet, if it is.

@@ -1,11 +1,12 @@
 //! What the core asks of its surroundings: maps, routes, random numbers. Two bodies: `bpf` and `sim`.
 
+use crate::abi::firewall::Line;
 use crate::abi::{Birth, Control, FlowEntry, FlowKey4, FlowKey6, IfaceConfig, NatRule, Ticks};
 use crate::abi::{FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
 use crate::verdict::Drop;
 use crate::wire::ipv4::Packet4;
 use crate::wire::ipv6::Packet6;
-use core::ops::DerefMut;
+use core::ops::{Deref, DerefMut};
 
 /// Why an entry was not inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +110,81 @@ pub struct Answer {
     pub reason: Drop,
 }
 
+/// A compiled firewall policy, see `abi::firewall`.
+pub trait Lines {
+    /// The line with this number.
+    fn line(&self, number: u32) -> Option<&Line>;
+}
+
+/// What the stage `Firewall` asks the stage `Match`: five numbers, as in `abi::firewall`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Asked {
+    /// Source address, upper half first; an IPv4 address is the lower half.
+    pub source: [u64; 2],
+    /// Destination address.
+    pub destination: [u64; 2],
+    /// Protocol and destination port.
+    pub service: u64,
+    /// TCP flags and source port.
+    pub origin: u64,
+    /// Interfaces.
+    pub way: u64,
+    /// IP packet, bytes.
+    pub bytes: u32,
+    /// What is asked for: one of the constants below.
+    pub purpose: u8,
+    /// Zero.
+    pub zero: [u8; 3],
+}
+
+impl Asked {
+    /// A packet wants to begin a flow.
+    pub const BEGINS: u8 = 1;
+    /// A flow wants to go on.
+    pub const GOES_ON: u8 = 2;
+    /// A packet is for the host.
+    pub const FOR_HOST: u8 = 3;
+    /// A packet leaves by an interface that is not served.
+    pub const UNSERVED: u8 = 4;
+    /// A responder's packet wants to begin its flow anew, the other way round.
+    pub const TURNS: u8 = 5;
+}
+
+/// What the stages `Firewall` and `Match` hand on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Judged {
+    /// What was allowed: bits of the constants below. 0: nobody was asked.
+    pub stands: u8,
+    /// What the rule says: a `RuleAction`.
+    pub action: u8,
+    /// Counter of the rule that decided.
+    pub rule: u16,
+    /// Why it is refused, if it is.
+    pub reason: Drop,
+    /// The way out that it was judged by.
+    pub route: Route,
+}
+
+impl Judged {
+    /// The packet may begin a flow.
+    pub const BEGINS: u8 = 1;
+    /// The packet's flow may go on.
+    pub const GOES_ON: u8 = 2;
+    /// The packet may turn its closing flow round.
+    pub const TURNS: u8 = 4;
+
+    /// Nobody was asked.
+    pub const NOT: Self = Self {
+        stands: 0,
+        action: 0,
+        rule: 0,
+        reason: Drop::Policy,
+        route: Route { fate: Fate::NotForwarded, ifindex: 0, mac: [0; 6], mtu: 0 },
+    };
+}
+
 /// Everything beside the frame.
 pub trait Tables:
     FlowTable<FlowKey4>
@@ -120,6 +196,11 @@ pub trait Tables:
     type Packet4: DerefMut<Target = Packet4>;
     /// Memory for one parsed IPv6 packet.
     type Packet6: DerefMut<Target = Packet6>;
+
+    /// The firewall's policy.
+    type Policy: Lines;
+    /// What it is asked.
+    type Asked: Deref<Target = Asked>;
 
     /// Memory for the packet in work, whatever is in it. What the verifier reads from there is any number, and not one of
     /// the many that the parser may have put: so it follows what comes behind once, and not once for each. One at a time.
@@ -158,6 +239,24 @@ pub trait Tables:
 
     /// Hands an answer to the next stage.
     fn set_answer(&self, answer: Answer);
+
+    /// The firewall's policy, if there is one.
+    fn policy(&self) -> Option<Self::Policy>;
+
+    /// Hands on a question.
+    fn set_asked(&self, asked: &Asked);
+
+    /// The question handed on by the stage before.
+    fn asked(&self) -> Option<Self::Asked>;
+
+    /// Counts a packet of `bytes` that a rule decided about.
+    fn count_rule(&self, counter: u16, bytes: u32, now: Ticks);
+
+    /// Hands on what the firewall decided.
+    fn set_judged(&self, judged: Judged);
+
+    /// What the firewall stage before has decided.
+    fn judged(&self) -> Judged;
 
     /// The answer handed on by the stage before.
     fn answer(&self) -> Option<Answer>;

@@ -52,7 +52,7 @@ reasons! {
     Drop from FIRST_DROP;
     Malformed "malformed" "headers that do not fit the packet or contradict each other"
     Martian "martian" "an address that must not be on the wire, such as 127.0.0.1"
-    Policy "policy" "the firewall's default for the side it entered by is deny"
+    Policy "policy" "a firewall rule, or the default for the side it entered by, says deny"
     NoFlow "no_flow" "belongs to no known flow and may not begin one"
     TtlExceeded "ttl_exceeded" "TTL or hop limit used up; answered with time exceeded"
     TooBig "too_big" "larger than the way out takes and not to be fragmented; answered with the MTU"
@@ -69,6 +69,11 @@ reasons! {
     IcmpUnsupported "icmp_unsupported" "an ICMP type that is not forwarded"
     ExtensionHeaders "extension_headers" "more IPv6 extension headers than are followed"
     Internal "internal" "a program of the datapath is missing; please report this"
+    Rejected "rejected" "a firewall rule or default says reject; answered with a TCP reset or administratively prohibited"
+    HostPolicy "host_policy" "a firewall rule for the host says deny"
+    Bogon "bogon" "its source is not one that the world outside has"
+    ReversePath "reverse_path" "the way back to its source is not the interface that it came by"
+    TcpFlags "tcp_flags" "TCP flags that no connection needs, such as SYN with FIN, or none at all"
 }
 
 const _: () = assert!(Pass::ALL.len() as u32 <= FIRST_DROP - FIRST_PASS);
@@ -102,6 +107,14 @@ stages! {
     Related6 "related6" "An ICMPv6 error."
     Answer4 "answer4" "The frame becomes an ICMP error to its sender."
     Answer6 "answer6" "The frame becomes an ICMPv6 error to its sender."
+    Firewall4 "firewall4" "The rules are asked about an IPv4 packet."
+    Firewall6 "firewall6" "The rules are asked about an IPv6 packet."
+    Match4 "match4" "The rule for what was asked is found."
+    Match6 "match6" "The rule for what was asked is found, IPv6."
+    Refuse4 "refuse4" "An IPv4 packet, and the flow that it has, end by a rule."
+    Refuse6 "refuse6" "An IPv6 packet, and the flow that it has, end by a rule."
+    Reset4 "reset4" "The frame becomes a TCP reset to its sender."
+    Reset6 "reset6" "The frame becomes a TCP reset to its sender, IPv6."
 }
 
 /// How many stages there are.

@@ -46,9 +46,9 @@ pub struct Control {
     pub port_first: u16,
     /// Last port that source NAT may use.
     pub port_last: u16,
-    /// New flows that enter inside: 1 allow, 0 deny.
+    /// New flows that enter inside and meet no rule: a `firewall::RuleAction`.
     pub inside_allowed: u8,
-    /// New flows that enter outside: 1 allow, 0 deny.
+    /// New flows that enter outside and meet no rule: a `firewall::RuleAction`.
     pub outside_allowed: u8,
     /// TCP without a handshake seen: 1 pick it up, 0 refuse.
     pub loose_tcp: u8,
@@ -62,6 +62,12 @@ pub struct Control {
     pub ticks_per_second: u32,
     /// One packet in this many (a power of two) has its processing time measured, less one; all ones: none.
     pub sample_mask: u32,
+    /// What the firewall has to look at: bits of `firewall::switch`.
+    pub firewall: u32,
+    /// Interfaces, by slot, whose packets must come from where their source is reached by the same interface.
+    pub reverse_path_strict: u32,
+    /// Interfaces, by slot, whose packets must come from where there is a way back to.
+    pub reverse_path_loose: u32,
 }
 
 /// What a source NAT rule does.
@@ -95,5 +101,5 @@ pub struct NatRule {
 }
 
 const _: () = assert!(size_of::<IfaceConfig>() == 32);
-const _: () = assert!(size_of::<Control>() == 36);
+const _: () = assert!(size_of::<Control>() == 48);
 const _: () = assert!(size_of::<NatRule>() == 24);

@@ -7,6 +7,7 @@
 mod config;
 mod counters;
 mod entry;
+pub mod firewall;
 mod flow;
 mod fragment;
 mod load;
@@ -111,4 +112,8 @@ pub mod names {
     pub const SCRATCH: &str = "SCRATCH";
     /// Frames that wait for a neighbour, towards the controller.
     pub const HELD: &str = "HELD";
+    /// The one compiled policy: a map of `firewall::Line` in a map, so that it is exchanged at once.
+    pub const FIREWALL: &str = "FIREWALL";
+    /// Per CPU and rule: `firewall::RuleCounter`.
+    pub const FIREWALL_COUNTERS: &str = "FIREWALL_COUNTERS";
 }

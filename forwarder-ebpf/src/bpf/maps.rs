@@ -4,6 +4,7 @@
 //! they come and go stands in `flow_table`. Configuration is written by the controller alone.
 //! Per-CPU values belong to the running program: XDP programs are not preempted by one another on a CPU.
 
+use crate::firewall::{self, KernelPolicy};
 use crate::frame::opaque;
 use aya_ebpf::bindings::{self, BPF_ANY, BPF_F_MMAPABLE, bpf_fib_lookup as FibParams, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
@@ -15,7 +16,9 @@ use forwarder_ebpf::abi::{
     MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES, Shape, SharedU64, Slot, Ticks, Used,
 };
 use forwarder_ebpf::flow_table::{self, Slots};
-use forwarder_ebpf::tables::{Answer, Fate, FlowTable, FragmentTable, Refused, Route, RouteQuery, Tables};
+use forwarder_ebpf::tables::{
+    Answer, Asked, Fate, FlowTable, FragmentTable, Judged, Refused, Route, RouteQuery, Tables,
+};
 use forwarder_ebpf::verdict::STAGES as STAGE_COUNT;
 use forwarder_ebpf::wire::ipv4::Packet4;
 use forwarder_ebpf::wire::ipv6::Packet6;
@@ -88,6 +91,8 @@ pub struct Scratch {
     pub entered_ns: u64,
     /// The handed-on answer.
     pub answer: Answer,
+    /// What the firewall decided.
+    pub judged: Judged,
     /// Question and answer of the FIB: here because the stack is short.
     fib: FibParams,
 }
@@ -196,6 +201,8 @@ fragment_table!(FragmentKey6, FragmentOwner6, FRAGMENTS6);
 impl Tables for KernelTables {
     type Packet4 = &'static mut Packet4;
     type Packet6 = &'static mut Packet6;
+    type Policy = KernelPolicy;
+    type Asked = &'static Asked;
 
     #[inline(always)]
     fn packet4(&self) -> Option<&'static mut Packet4> {
@@ -300,6 +307,36 @@ impl Tables for KernelTables {
             scratch.answer = answer;
             scratch.has_answer = 1;
         }
+    }
+
+    #[inline(always)]
+    fn policy(&self) -> Option<KernelPolicy> {
+        KernelPolicy::find()
+    }
+
+    #[inline(always)]
+    fn set_asked(&self, asked: &Asked) {
+        firewall::set_asked(asked);
+    }
+
+    #[inline(always)]
+    fn asked(&self) -> Option<&'static Asked> {
+        firewall::asked()
+    }
+
+    #[inline(always)]
+    fn count_rule(&self, counter: u16, bytes: u32, now: Ticks) {
+        firewall::count_rule(counter, bytes, now);
+    }
+
+    #[inline(always)]
+    fn set_judged(&self, judged: Judged) {
+        firewall::set_judged(judged);
+    }
+
+    #[inline(always)]
+    fn judged(&self) -> Judged {
+        firewall::judged()
     }
 
     #[inline(always)]

@@ -45,6 +45,8 @@ pub fn enter(ctx: XdpContext) -> u32 {
         if let Some(scratch) = scratch() {
             scratch.entered_ns = entered_ns;
             scratch.has_answer = 0;
+            scratch.judged.stands = 0;
+            scratch.judged.rule = 0;
         }
         return hand_over(&ctx, stage, frame.length() as u32);
     }
@@ -139,6 +141,14 @@ stage_programs! {
     related6 Related6
     answer4 Answer4
     answer6 Answer6
+    firewall4 Firewall4
+    firewall6 Firewall6
+    match4 Match4
+    match6 Match6
+    refuse4 Refuse4
+    refuse6 Refuse6
+    reset4 Reset4
+    reset6 Reset6
 }
 
 /// Returns the time in ticks; run by the controller, never attached.

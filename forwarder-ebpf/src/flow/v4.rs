@@ -1,7 +1,7 @@
 //! What an IPv4 packet is to flow logic, and the making of its flow, translated or not.
 
 use super::{Packet, birth, end_refused, fresh_entry, insert_second, set_way, with_partner};
-use crate::abi::{FlowEntry, FlowKey, FlowKey4, Side, Ticks, status};
+use crate::abi::{FlowEntry, FlowKey, FlowKey4, Ticks, status};
 use crate::answer::Problem;
 use crate::conntrack;
 use crate::fragment;
@@ -67,11 +67,6 @@ impl Packet for Packet4 {
         };
         let (source, protocol) = (&self.key.source, self.key.protocol);
         tables.route4(&RouteQuery { ingress, source, destination: &destination, protocol, tos: self.tos })
-    }
-
-    #[inline(always)]
-    fn is_from_inside<T: Tables>(&self, tables: &T, at: &Arrival<'_>) -> bool {
-        at.iface.side == Side::Both as u8 && nat::source(tables, at.control, &self.key) != Source::Unnamed
     }
 
     #[inline(always)]

@@ -69,13 +69,6 @@ impl Packet for Packet6 {
         })
     }
 
-    /// Without NAT there is no rule to ask: the inside is who shares the interface's /56, the size of a VPC.
-    #[inline(always)]
-    fn is_from_inside<T: Tables>(&self, _: &T, at: &Arrival<'_>) -> bool {
-        let own = u128::from_be_bytes(at.iface.address6);
-        own != 0 && (own ^ u128::from_be_bytes(self.key.source)) >> 72 == 0
-    }
-
     #[inline(always)]
     fn write<F: Frame>(&self, frame: &mut F, _: &FlowEntry) -> bool {
         Packet6::write(self, frame)

@@ -3,7 +3,7 @@
 use super::{Fib, Flows, Fragments, Sim, State};
 use crate::abi::{Control, Counter, IfaceConfig, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES};
 use crate::tables::Route;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::vec;
 
 /// Interface indexes that have a configuration, as in the kernel's array.
@@ -47,7 +47,9 @@ impl Sim {
             not_forwarding: vec![],
             counters: RefCell::new(vec![Counter::default(); (MAX_IFACES * OUTCOMES) as usize]),
             held: RefCell::default(),
-            state: State { seed: Cell::new(1), ..State::default() },
+            policy: None,
+            rules: RefCell::default(),
+            state: State::default(),
         }
     }
 

@@ -19,6 +19,7 @@
 
 mod config;
 mod fib;
+mod firewall;
 mod flows;
 mod frame;
 mod tables;
@@ -26,17 +27,19 @@ mod tables;
 pub use flows::Flows;
 pub use frame::Buffer;
 
+use crate::abi::firewall::{Line, RuleCounter};
 use crate::abi::{Control, Counter, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
 use crate::abi::{IfaceConfig, NatRule, Ticks, counter_index};
 use crate::frame::Frame;
 use crate::pipeline;
-use crate::tables::{Answer, Tables};
+use crate::tables::{Answer, Asked, Judged, Tables};
 use crate::verdict::{Drop, Pass, Verdict};
 use fib::Fib;
 use flows::Fragments;
 use std::boxed::Box;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::vec::Vec;
 
 /// Tail calls that the kernel allows for one frame (linux/bpf.h, `MAX_TAIL_CALL_CNT`).
@@ -63,13 +66,16 @@ pub struct Sim {
     not_forwarding: Vec<u32>,
     counters: RefCell<Vec<Counter>>,
     held: RefCell<Vec<Held>>,
+    policy: Option<Rc<[Line]>>,
+    rules: RefCell<Vec<RuleCounter>>,
     state: State,
 }
 
 /// What the kernel keeps per CPU, and what stands in for chance.
-#[derive(Default)]
 struct State {
     answer: Cell<Option<Answer>>,
+    judged: Cell<Judged>,
+    asked: RefCell<Option<Rc<Asked>>>,
     tokens: Cell<u32>,
     tokens_since: Cell<Ticks>,
     seed: Cell<u32>,
@@ -77,6 +83,23 @@ struct State {
     length: Cell<usize>,
     egress: Cell<u32>,
     race: RefCell<Option<Race>>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            answer: Cell::new(None),
+            judged: Cell::new(Judged::NOT),
+            asked: RefCell::new(None),
+            tokens: Cell::new(0),
+            tokens_since: Cell::new(0),
+            seed: Cell::new(1),
+            script: RefCell::default(),
+            length: Cell::new(0),
+            egress: Cell::new(0),
+            race: RefCell::new(None),
+        }
+    }
 }
 
 /// A frame that waits for its next hop's link-layer address.
@@ -110,6 +133,7 @@ impl Sim {
     /// A frame through the datapath in place: stage after stage as the kernel's tail calls, then counted as `bpf` does.
     pub fn run(&self, frame: &mut Buffer, ingress: u32, now: Ticks) -> Verdict {
         self.state.answer.set(None);
+        self.state.judged.set(Judged::NOT);
         self.state.length.set(frame.length());
         let mut length = frame.length();
         let mut verdict = pipeline::enter(frame, self, ingress, now);
@@ -125,13 +149,13 @@ impl Sim {
             let held = Held { ingress, egress: self.state.egress.get(), frame: frame.bytes().to_vec() };
             self.held.borrow_mut().push(held);
         }
-        self.count(ingress, verdict, length);
+        self.count_outcome(ingress, verdict, length);
         self.flows4.vacate();
         self.flows6.vacate();
         verdict
     }
 
-    fn count(&self, ingress: u32, verdict: Verdict, length: usize) {
+    fn count_outcome(&self, ingress: u32, verdict: Verdict, length: usize) {
         let (Some(outcome), Some(iface)) = (verdict.outcome(), Tables::iface(self, ingress)) else { return };
         if let Some(counter) = self.counters.borrow_mut().get_mut(counter_index(iface.slot, outcome) as usize) {
             counter.packets += 1;

@@ -1,16 +1,18 @@
 //! `Tables` over the fields of a `Sim`.
 
 use super::Sim;
+use crate::abi::firewall::Line;
 use crate::abi::{
     Birth, Control, FlowEntry, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6,
 };
 use crate::abi::{HELD_FRAME_BYTES, IfaceConfig, NatRule, Ticks};
 use crate::flow_table;
-use crate::tables::{Answer, Fate, FlowTable, FragmentTable, Refused, Route, RouteQuery, Tables};
+use crate::tables::{Answer, Asked, Fate, FlowTable, FragmentTable, Judged, Refused, Route, RouteQuery, Tables};
 use crate::wire::ipv4::Packet4;
 use crate::wire::ipv6::Packet6;
 use crate::wire::{Fragment, Transport};
 use std::boxed::Box;
+use std::rc::Rc;
 
 macro_rules! flow_table {
     ($key:ty, $flows:ident) => {
@@ -65,6 +67,8 @@ fragment_table!(FragmentKey6, FragmentOwner6, fragments6);
 impl Tables for Sim {
     type Packet4 = Box<Packet4>;
     type Packet6 = Box<Packet6>;
+    type Policy = Rc<[Line]>;
+    type Asked = Rc<Asked>;
 
     fn packet4(&self) -> Option<Box<Packet4>> {
         Some(Box::new(Packet4 {
@@ -146,6 +150,30 @@ impl Tables for Sim {
 
     fn set_answer(&self, answer: Answer) {
         self.state.answer.set(Some(answer));
+    }
+
+    fn policy(&self) -> Option<Rc<[Line]>> {
+        self.policy.clone()
+    }
+
+    fn set_asked(&self, asked: &Asked) {
+        self.state.asked.replace(Some(Rc::new(*asked)));
+    }
+
+    fn asked(&self) -> Option<Rc<Asked>> {
+        self.state.asked.borrow().clone()
+    }
+
+    fn count_rule(&self, counter: u16, bytes: u32, now: Ticks) {
+        self.count(counter, bytes, now);
+    }
+
+    fn set_judged(&self, judged: Judged) {
+        self.state.judged.set(judged);
+    }
+
+    fn judged(&self) -> Judged {
+        self.state.judged.get()
     }
 
     fn answer(&self) -> Option<Answer> {

@@ -19,7 +19,7 @@ use zerocopy::IntoBytes;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/datapath.o"));
 
 /// Moves when a map's layout or meaning does, so that an older datapath's flows are not misread.
-const ABI: u32 = 2;
+const ABI: u32 = 3;
 
 /// Programs beside the stages.
 pub(super) const ENTER: &str = "enter";
@@ -98,7 +98,7 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
 }
 
 fn load_object(options: &LoadOptions, directory: Option<&Path>) -> Result<Ebpf> {
-    const PINNED: [&str; 21] = [
+    const PINNED: [&str; 23] = [
         names::FLOWS4,
         names::FLOWS6,
         names::BIRTHS4,
@@ -120,6 +120,8 @@ fn load_object(options: &LoadOptions, directory: Option<&Path>) -> Result<Ebpf> 
         names::DWELL,
         names::SCRATCH,
         names::HELD,
+        names::FIREWALL,
+        names::FIREWALL_COUNTERS,
     ];
     let mut loader = EbpfLoader::new();
     let shape4 = Shape::of::<FlowKey4>(options.entries4, [0; 10]);

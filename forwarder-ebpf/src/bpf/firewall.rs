@@ -1,0 +1,84 @@
+//! The maps of the firewall. The policy is one map in another: a new one is exchanged for the old at once, and a program
+//! that has found the old one keeps it until it ends (RCU).
+
+use crate::maps::scratch;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::PerCpuArray;
+use forwarder_ebpf::abi::Ticks;
+use forwarder_ebpf::abi::firewall::{Line, MAX_RULE_COUNTERS, RuleCounter};
+use forwarder_ebpf::tables::{Asked, Judged, Lines};
+
+/// Policies differ in length (`BPF_F_INNER_MAP`, linux/bpf.h, kernel 5.10).
+const ANY_LENGTH: usize = 1 << 12;
+
+type PolicyMap = Array<Line, 1, ANY_LENGTH>;
+
+#[btf_map]
+static FIREWALL: ArrayOfMaps<PolicyMap, 1> = ArrayOfMaps::new();
+#[map]
+static FIREWALL_COUNTERS: PerCpuArray<RuleCounter> = PerCpuArray::with_max_entries(MAX_RULE_COUNTERS, 0);
+#[map]
+static FIREWALL_ASKED: PerCpuArray<Asked> = PerCpuArray::with_max_entries(1, 0);
+
+/// The policy that was there when the program asked.
+pub struct KernelPolicy(&'static PolicyMap);
+
+impl KernelPolicy {
+    /// Finds it.
+    #[inline(always)]
+    pub fn find() -> Option<Self> {
+        FIREWALL.get(0).map(Self)
+    }
+}
+
+impl Lines for KernelPolicy {
+    #[inline(always)]
+    fn line(&self, number: u32) -> Option<&Line> {
+        self.0.get(number)
+    }
+}
+
+/// Hands on a question.
+#[inline(always)]
+pub fn set_asked(asked: &Asked) {
+    if let Some(place) = FIREWALL_ASKED.get_ptr_mut(0) {
+        // SAFETY: the pointer is to this CPU's copy of the value; no other program runs on this CPU before this one ends.
+        unsafe { *place = *asked };
+    }
+}
+
+/// The question handed on by the stage before.
+#[inline(always)]
+pub fn asked() -> Option<&'static Asked> {
+    FIREWALL_ASKED.get(0)
+}
+
+/// Counts a packet of a rule.
+#[inline(always)]
+pub fn count_rule(counter: u16, bytes: u32, now: Ticks) {
+    let Some(counter) = FIREWALL_COUNTERS.get_ptr_mut(u32::from(counter)) else { return };
+    // SAFETY: the pointer is to this CPU's copy of the value, which no other program writes before this one ends.
+    unsafe {
+        (*counter).hits += 1;
+        (*counter).bytes += u64::from(bytes);
+        (*counter).last_hit = now;
+    }
+}
+
+/// Hands on what the firewall decided.
+#[inline(always)]
+pub fn set_judged(judged: Judged) {
+    if let Some(scratch) = scratch() {
+        scratch.judged = judged;
+    }
+}
+
+/// What the firewall stage before has decided.
+#[inline(always)]
+pub fn judged() -> Judged {
+    match scratch() {
+        Some(scratch) => scratch.judged,
+        None => Judged::NOT,
+    }
+}

@@ -1,0 +1,40 @@
+//! The firewall's policy and counters of a `Sim`.
+
+use super::Sim;
+use crate::abi::firewall::{Line, MAX_RULE_COUNTERS, RuleCounter};
+use crate::tables::Lines;
+use std::rc::Rc;
+use std::vec::Vec;
+
+impl Lines for Rc<[Line]> {
+    fn line(&self, number: u32) -> Option<&Line> {
+        self.get(number as usize)
+    }
+}
+
+impl Sim {
+    /// Gives it a compiled policy, which counts once `Control::firewall` says so.
+    pub fn set_policy(&mut self, lines: &[Line]) {
+        self.policy = Some(lines.into());
+    }
+
+    /// What the rules have met, by counter.
+    pub fn rule_counters(&self) -> Vec<RuleCounter> {
+        let mut counters = self.rules.borrow().clone();
+        counters.resize(MAX_RULE_COUNTERS as usize, RuleCounter::default());
+        counters
+    }
+
+    pub(super) fn count(&self, counter: u16, bytes: u32, now: u32) {
+        let mut counters = self.rules.borrow_mut();
+        let at = usize::from(counter);
+        if counters.len() <= at {
+            counters.resize(at + 1, RuleCounter::default());
+        }
+        if let Some(counter) = counters.get_mut(at) {
+            counter.hits += 1;
+            counter.bytes += u64::from(bytes);
+            counter.last_hit = now;
+        }
+    }
+}
