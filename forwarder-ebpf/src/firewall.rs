@@ -223,3 +223,9 @@ pub(crate) fn end<P: Packet, T: Tables + FlowTable<P::Key>>(tables: &T, packet: 
     let judged = tables.judged();
     refuse(tables, packet, judged.action, judged.reason)
 }
+
+/// The word of the first rule that matches; for tests and for explaining.
+#[cfg(any(test, feature = "sim"))]
+pub(crate) fn word_for<T: Tables>(tables: &T, asked: &Asked, is_ipv4: bool) -> Option<u64> {
+    Some(rule_for(tables, asked, is_ipv4)).filter(|word| *word != NO_RULE)
+}

@@ -24,6 +24,7 @@ pub mod config;
 pub mod controller;
 pub mod datapath;
 pub mod error;
+pub mod firewall;
 pub mod flows;
 pub mod host;
 pub mod live;

@@ -2,7 +2,7 @@
 
 use super::Sim;
 use crate::abi::firewall::{Line, MAX_RULE_COUNTERS, RuleCounter};
-use crate::tables::Lines;
+use crate::tables::{Asked, Lines};
 use std::rc::Rc;
 use std::vec::Vec;
 
@@ -16,6 +16,11 @@ impl Sim {
     /// Gives it a compiled policy, which counts once `Control::firewall` says so.
     pub fn set_policy(&mut self, lines: &[Line]) {
         self.policy = Some(lines.into());
+    }
+
+    /// The word of the first rule of the policy that matches.
+    pub fn rule_word(&self, asked: &Asked, is_ipv4: bool) -> Option<u64> {
+        crate::firewall::word_for(self, asked, is_ipv4)
     }
 
     /// What the rules have met, by counter.
