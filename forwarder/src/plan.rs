@@ -17,6 +17,7 @@ pub use describe::Summary;
 
 use crate::config::units::{bytes_text, size_text};
 use crate::config::{Action, Config, Filtering, Firewall, Icmp, Mapping, Measure, PickUpTcp, Role, Timeouts};
+use forwarder_ebpf::abi::firewall::RuleAction;
 use forwarder_ebpf::abi::{Control, IfaceConfig, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, Side};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::ops::RangeInclusive;
@@ -208,7 +209,7 @@ pub fn plan(config: &Config, facts: &HostFacts) -> Result<Plan, PlanError> {
         missing,
         nat,
         ports: config.nat.ports.clone(),
-        firewall: config.firewall,
+        firewall: config.firewall.clone(),
         timeouts: config.timeouts.clone(),
         icmp: config.icmp,
         measure: config.measure,
@@ -222,7 +223,7 @@ impl Plan {
     /// The datapath's switches, as far as they follow from the plan, on a kernel with this many ticks a second. Epoch
     /// and bank are the caller's, and so is `loose_tcp` when `pick_up_tcp` depends on the time: it is 0 here then.
     pub fn control(&self, ticks_per_second: u32) -> Control {
-        let allowed = |action| u8::from(action == Action::Allow);
+        let allowed = |action| action_number(action) as u8;
         Control {
             nat_rules: self.nat.rules.len() as u32,
             port_first: *self.ports.start(),
@@ -236,6 +237,15 @@ impl Plan {
             sample_mask: self.measure.time_one_in.map_or(u32::MAX, |one_in| one_in - 1),
             ..Control::default()
         }
+    }
+}
+
+/// As the datapath calls it.
+pub(crate) fn action_number(action: Action) -> RuleAction {
+    match action {
+        Action::Allow => RuleAction::Allow,
+        Action::Deny => RuleAction::Deny,
+        Action::Reject => RuleAction::Reject,
     }
 }
 

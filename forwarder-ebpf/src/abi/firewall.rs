@@ -80,16 +80,23 @@ pub mod tree {
     }
 }
 
+/// Largest number of a service.
+pub const LAST_SERVICE: u64 = 0xff_ffff;
+/// Largest number of an origin.
+pub const LAST_ORIGIN: u64 = 0x3f_ffff;
+/// Largest number of a way.
+pub const LAST_WAY: u64 = 0x1fff;
+
 /// Number of a service: protocol and destination port, or ICMP type and code.
 #[inline(always)]
 pub const fn service_key(protocol: u8, detail: u16) -> u64 {
     (protocol as u64) << 16 | detail as u64
 }
 
-/// Number of an origin: TCP flags and source port.
+/// Number of an origin: TCP flags, without those of ECN, and source port.
 #[inline(always)]
 pub const fn origin_key(flags: u8, port: u16) -> u64 {
-    (flags as u64) << 16 | port as u64
+    ((flags & 0x3f) as u64) << 16 | port as u64
 }
 
 /// `out` of a packet that leaves by an interface that is not served.

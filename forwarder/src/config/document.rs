@@ -207,6 +207,19 @@ impl<'d, 'i> Field<'d, 'i> {
         }
     }
 
+    /// Yes or no.
+    pub(super) fn flag(&self) -> Result<bool> {
+        match self.value.get_ref() {
+            DeValue::Boolean(flag) => Ok(*flag),
+            _ => Err(self.refuse("must be true or false, without quotes")),
+        }
+    }
+
+    /// The line that it stands on.
+    pub(super) fn line(&self) -> usize {
+        self.place().line
+    }
+
     fn to_section(&self, problem: &str) -> Result<Section<'d, 'i>> {
         match self.value.get_ref() {
             DeValue::Table(table) => Ok(Section {

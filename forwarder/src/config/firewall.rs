@@ -1,26 +1,43 @@
-//! `[firewall]`: who may begin a flow.
+//! `[firewall]`: who may begin a flow, who may speak to the host, and the sets of addresses that rules name.
+
+mod rule;
+mod set;
+mod words;
+
+pub use rule::{AddressItem, IcmpItem, Rule, TcpFlags, Where};
+pub use set::{Set, SetError, is_name as is_set_name, read_file as read_set_file};
+pub use words::{parse_range, protocol_name};
 
 use super::document::Section;
 use super::error::Result;
+use std::ops::RangeInclusive;
 
-pub(super) const KEYS: &[&str] = &["default"];
+pub(super) const KEYS: &[&str] = &["default", "set", "rule", "host", "max_memory"];
 const DEFAULT_KEYS: &[&str] = &["inside", "outside"];
+/// What rules may take of the kernel's memory, bytes.
+const MEMORY: RangeInclusive<u32> = 64 << 10..=1 << 30;
 
 /// What becomes of a new flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// It may begin.
     Allow,
     /// Its packets are dropped silently.
     Deny,
+    /// Its packets are dropped, and their sender is told: by a TCP reset, or administratively prohibited.
+    Reject,
 }
 
 impl Action {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Allow, Self::Deny, Self::Reject];
+
     /// As the config calls it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
+            Self::Reject => "reject",
         }
     }
 }
@@ -42,15 +59,47 @@ impl Default for Defaults {
 }
 
 /// `[firewall]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Firewall {
     /// For flows that no rule matches.
     pub default: Defaults,
+    /// Sets of addresses, by name.
+    pub sets: Vec<Set>,
+    /// First match decides about a flow.
+    pub rules: Vec<Rule>,
+    /// First match decides about a packet for the host; without one it passes.
+    pub host: Vec<Rule>,
+    /// Memory that compiled rules may take in the kernel, bytes; twice as much for a moment when they change.
+    pub max_memory: u32,
+}
+
+impl Default for Firewall {
+    fn default() -> Self {
+        Self {
+            default: Defaults::default(),
+            sets: Vec::new(),
+            rules: Vec::new(),
+            host: Vec::new(),
+            // A million IPv4 prefixes that do not touch take 36 MiB.
+            max_memory: 64 << 20,
+        }
+    }
 }
 
 impl Firewall {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Result<Self> {
-        Ok(Self { default: section.section("default", DEFAULT_KEYS, read_defaults)? })
+        let mut firewall = Self { default: section.section("default", DEFAULT_KEYS, read_defaults)?, ..Self::default() };
+        section.sections("set", set::KEYS, |section| {
+            firewall.sets.push(set::read(section, &firewall.sets)?);
+            Ok(())
+        })?;
+        let sets = &firewall.sets;
+        firewall.rules = section.sections("rule", rule::KEYS, |section| rule::read(section, sets))?;
+        firewall.host = section.sections("host", rule::HOST_KEYS, |section| rule::read(section, sets))?;
+        if let Some(field) = section.take("max_memory") {
+            firewall.max_memory = field.size(&MEMORY)?;
+        }
+        Ok(firewall)
     }
 }
 
@@ -58,7 +107,7 @@ fn read_defaults(section: &mut Section<'_, '_>) -> Result<Defaults> {
     let mut defaults = Defaults::default();
     for (side, action) in [("inside", &mut defaults.inside), ("outside", &mut defaults.outside)] {
         if let Some(field) = section.take(side) {
-            *action = field.choice(&[Action::Allow, Action::Deny].map(|action| (action.name(), action)), &[])?;
+            *action = field.choice(&Action::ALL.map(|action| (action.name(), action)), &[])?;
         }
     }
     Ok(defaults)

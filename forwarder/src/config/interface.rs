@@ -10,7 +10,7 @@ pub(super) const KEYS: &[&str] = &["name", "role"];
 const NAME_BYTES: usize = 16 - 1;
 
 /// Who is behind an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Clients.
     Inside,

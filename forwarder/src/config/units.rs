@@ -1,6 +1,6 @@
 //! Durations, sizes, ports and prefixes as people write them, both ways. Knows no keys and no lines.
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -34,6 +34,20 @@ pub enum UnitError {
     /// A prefix of the other family.
     #[error("is IPv6, but only IPv4 is translated; write an IPv4 prefix such as \"10.0.0.0/16\", or remove it")]
     Ipv6,
+    /// Neither prefix nor range nor address.
+    #[error("is no address, prefix or range; write \"10.0.0.0/16\", \"2001:db8::/32\" or \"192.0.2.1-192.0.2.9\"")]
+    Address,
+    /// A range with ends that do not go together.
+    #[error("is a range without an address in it; write the lower end first, both of one family")]
+    AddressRange,
+    /// A prefix of either family with bits that its length cuts off.
+    #[error("has bits set beyond its length; write \"{network}\" for the network or \"{address}\" for the address")]
+    AddressBits {
+        /// The prefix without these bits.
+        network: IpNet,
+        /// The address without the length.
+        address: IpAddr,
+    },
     /// An address with a length that cuts into it.
     #[error("has bits set beyond its length; write \"{network}\" for the network or \"{address}\" for the address")]
     HostBits {
