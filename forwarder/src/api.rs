@@ -7,7 +7,11 @@
 //! | `GET /flows?FILTER` | one `flows::list::Connection` a line |
 //! | `GET /flows/count?FILTER` | `{"count": n}` |
 //! | `DELETE /flows?FILTER` | `{"removed": n}` |
+//! | `GET /rules` | a list of `firewall::report::RuleReport` |
+//! | `POST /reload` | `{"done": "…"}`, or 422 and why not |
 
+use crate::controller::{Done, Order};
+use crate::firewall::report::RuleReport;
 use crate::flows::filter::Filter;
 use crate::flows::list;
 use crate::live::Live;
@@ -16,7 +20,7 @@ use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -44,6 +48,13 @@ pub struct Removed {
     pub removed: u64,
 }
 
+/// Answer to an order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// What was done.
+    pub done: String,
+}
+
 /// Opens the socket, for root alone.
 ///
 /// # Errors
@@ -65,6 +76,8 @@ pub async fn serve(listener: UnixListener, live: Arc<Live>) -> std::io::Result<(
         .route("/status", get(status))
         .route("/flows", get(flows_list).delete(flows_flush))
         .route("/flows/count", get(flows_count))
+        .route("/rules", get(rules))
+        .route("/reload", post(reload))
         .with_state(live);
     axum::serve(listener, routes).await
 }
@@ -87,6 +100,22 @@ impl IntoResponse for Failed {
 async fn status(State(live): State<Arc<Live>>) -> Result<Response, Failed> {
     let status = tokio::task::spawn_blocking(move || live.status()).await?;
     Ok(Json(status).into_response())
+}
+
+async fn rules(State(live): State<Arc<Live>>) -> Result<Json<Vec<RuleReport>>, Failed> {
+    Ok(Json(tokio::task::spawn_blocking(move || live.rule_reports()).await??))
+}
+
+async fn reload(State(live): State<Arc<Live>>) -> Response {
+    reported(live.order(Order::Reload).await)
+}
+
+/// What the loop said, as an answer.
+fn reported(done: Done) -> Response {
+    match done {
+        Ok(done) => Json(Report { done }).into_response(),
+        Err(why) => (StatusCode::UNPROCESSABLE_ENTITY, why).into_response(),
+    }
 }
 
 async fn flows_count(State(live): State<Arc<Live>>, Query(filter): Query<Filter>) -> Result<Json<Counted>, Failed> {

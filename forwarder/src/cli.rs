@@ -28,6 +28,10 @@ pub enum Command {
     /// The flow table
     #[command(subcommand)]
     Flows(Flows),
+    /// Firewall rules in their order: what each has met, and which are never met
+    Rules(Output),
+    /// Apply a changed configuration without losing a flow or a packet; what cannot be applied changes nothing
+    Reload(Output),
 }
 
 /// `forwarder run`

@@ -1,8 +1,9 @@
 //! The commands that look: `check`, `status` and `flows`. What they print is for people, or JSON.
 
-use crate::api::{Counted, Removed};
+use crate::api::{Counted, Removed, Report};
 use crate::cli::{Check, Flows, Output, Select};
 use crate::client::{ClientError, ask, ask_lines};
+use crate::firewall::report::RuleReport;
 use crate::flows::filter::Filter;
 use crate::flows::list::Connection;
 use crate::host::Netlink;
@@ -44,6 +45,44 @@ pub async fn status(instance: &str, output: Output) -> Result<()> {
     } else {
         write!(out, "{}", text::page(&status)).context("cannot write the status")
     }
+}
+
+/// `forwarder rules`
+///
+/// # Errors
+/// When no forwarder answers.
+pub async fn rules(instance: &str, output: Output) -> Result<()> {
+    let rules: Vec<RuleReport> = ask(&socket(instance), Method::GET, "/rules").await?;
+    let mut out = BufWriter::new(stdout().lock());
+    if output.json {
+        serde_json::to_writer_pretty(&mut out, &rules).context("cannot write the rules")?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{:>10} {:>12} {:>10}  rule", "hits", "bytes", "last s ago")?;
+        for rule in rules {
+            let ago = rule.last_hit_seconds.map_or_else(|| "-".to_owned(), |ago| format!("{ago:.0}"));
+            let host = if rule.host { "host: " } else { "" };
+            let unmet = rule.unmet.map_or_else(String::new, |why| format!("  -- never met: {why}"));
+            let (hits, bytes, name, text) = (rule.hits, rule.bytes, rule.name, rule.rule);
+            writeln!(out, "{hits:>10} {bytes:>12} {ago:>10}  {host}{name}: {text}{unmet}")?;
+        }
+    }
+    out.flush().context("cannot write the rules")
+}
+
+/// `forwarder reload`
+///
+/// # Errors
+/// When no forwarder answers, or the configuration cannot be applied.
+pub async fn reload(instance: &str, output: Output) -> Result<()> {
+    let report: Report = ask(&socket(instance), Method::POST, "/reload").await?;
+    print_done(&report, output)
+}
+
+fn print_done(report: &Report, output: Output) -> Result<()> {
+    let text =
+        if output.json { serde_json::to_string(report).expect("plain data is JSON") } else { report.done.clone() };
+    writeln!(stdout(), "{text}").context("cannot write the answer")
 }
 
 /// `forwarder flows`

@@ -9,21 +9,30 @@
 //! Whatever goes wrong with one interface is said and does not keep the others from being served; what could not be done
 //! is tried again.
 
+mod firewall;
 mod interfaces;
 mod neighbours;
+mod orders;
+
+pub use orders::{Done, Order};
 
 use crate::config::{Config, PickUpTcp};
 use crate::datapath::{DatapathError, HeldFrames, PacketSocket};
 use crate::error::one_line;
+use crate::firewall::compile::CompileError;
+use crate::firewall::ledger::Ledger;
 use crate::host::{HostChanges, HostError, HostEvent, Netlink, PortSet};
 use crate::live::Live;
-use crate::plan::{self, NatPlan, Plan, PlanError};
+use crate::plan::{self, FirewallPlan, NatPlan, Plan, PlanError};
 use crate::unreachable::Budget;
 use crate::waiting::Waiting;
 use forwarder_ebpf::abi::Control;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How often counters are read, ports looked at, stale neighbours checked.
@@ -46,9 +55,15 @@ pub enum ControllerError {
     /// A helping thread ended before its time.
     #[error("a thread of the controller has failed")]
     Thread(#[from] tokio::task::JoinError),
+    /// SIGHUP cannot be caught.
+    #[error("cannot catch SIGHUP")]
+    Signal(#[source] std::io::Error),
     /// The control socket broke.
     #[error("the control socket broke")]
     Socket(#[source] std::io::Error),
+    /// The firewall's rules do not fit.
+    #[error(transparent)]
+    Firewall(#[from] CompileError),
     /// Not one interface can be served.
     #[error("no interface can be served: {0}")]
     NothingServed(String),
@@ -59,6 +74,9 @@ pub enum ControllerError {
 pub struct Controller {
     live: Arc<Live>,
     config: Config,
+    path: Option<PathBuf>,
+    firewall: Option<FirewallPlan>,
+    ledger: Ledger,
     netlink: Netlink,
     changes: HostChanges,
     control: Control,
@@ -79,7 +97,8 @@ impl Controller {
     /// When the datapath cannot be read, or there is no packet socket.
     pub fn new(
         live: Arc<Live>,
-        config: Config,
+        (config, path): (Config, Option<PathBuf>),
+        ledger: Ledger,
         netlink: Netlink,
         changes: HostChanges,
     ) -> Result<Self, ControllerError> {
@@ -91,6 +110,9 @@ impl Controller {
         Ok(Self {
             live,
             config,
+            path,
+            firewall: None,
+            ledger,
             netlink,
             changes,
             control,
@@ -109,12 +131,15 @@ impl Controller {
     ///
     /// # Errors
     /// When waiting itself fails. What fails on the way is logged and tried again.
-    pub async fn work(&mut self, mut held: HeldFrames) -> Result<(), ControllerError> {
+    pub async fn work(&mut self, mut held: HeldFrames, mut orders: Receiver<Order>) -> Result<(), ControllerError> {
+        let mut hangup = signal(SignalKind::hangup()).map_err(ControllerError::Signal)?;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 event = self.netlink.next_event() => self.handle_event(event).await,
+                Some(order) = orders.recv() => self.handle_order(order).await,
+                _ = hangup.recv() => drop(self.reload().await),
                 _ = tick.tick() => self.handle_tick().await,
                 frame = held.next_frame() => self.handle_held(frame?).await,
             }
@@ -187,6 +212,7 @@ impl Controller {
         for notice in &plan.notices {
             self.say_once(notice);
         }
+        self.apply_firewall(&plan)?;
         self.apply_nat(&plan).await?;
         self.apply_interfaces(&plan)?;
         self.apply_control(&plan)?;

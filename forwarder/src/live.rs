@@ -3,7 +3,9 @@
 //! Locks are held for a copy or a system call, never across another lock or an await.
 
 use crate::config::Timeouts;
+use crate::controller::{Done, Order};
 use crate::datapath::{Datapath, DatapathError};
+use crate::firewall::report::{InForce, RuleReport};
 use crate::flows::list::Clock;
 use crate::flows::sweep::Census;
 use crate::measure::rates::{Count, Meter};
@@ -14,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// A census as young as this is not taken again for somebody who asks.
 const FRESH: Duration = Duration::from_millis(200);
@@ -47,7 +50,9 @@ pub struct Live {
     instance: String,
     begun: Instant,
     ticks_per_second: u32,
-    timeouts: Timeouts,
+    timeouts: Mutex<Timeouts>,
+    orders: tokio::sync::mpsc::Sender<Order>,
+    rules: Mutex<InForce>,
     sweeper: Sender<SweepRequest>,
     view: Mutex<View>,
     meter: Mutex<Meter>,
@@ -56,14 +61,22 @@ pub struct Live {
 }
 
 impl Live {
-    /// Around a loaded datapath. `sweeper` is where requests for a pass go.
-    pub fn new(instance: &str, datapath: Datapath, timeouts: Timeouts, sweeper: Sender<SweepRequest>) -> Self {
+    /// Around a loaded datapath. `sweeper` is where requests for a pass go, `orders` where those for the loop do.
+    pub fn new(
+        instance: &str,
+        datapath: Datapath,
+        timeouts: Timeouts,
+        sweeper: Sender<SweepRequest>,
+        orders: tokio::sync::mpsc::Sender<Order>,
+    ) -> Self {
         Self {
             datapath,
             instance: instance.to_owned(),
             begun: Instant::now(),
             ticks_per_second: ticks_per_second(),
-            timeouts,
+            timeouts: Mutex::new(timeouts),
+            orders,
+            rules: Mutex::default(),
             sweeper,
             view: Mutex::default(),
             meter: Mutex::default(),
@@ -79,7 +92,38 @@ impl Live {
 
     /// The idle times of connections.
     pub fn timeouts(&self) -> Timeouts {
-        self.timeouts.clone()
+        self.timeouts.lock().expect("no thread panics while it holds the timeouts").clone()
+    }
+
+    /// Changes the idle times.
+    pub fn set_timeouts(&self, timeouts: Timeouts) {
+        *self.timeouts.lock().expect("no thread panics while it holds the timeouts") = timeouts;
+    }
+
+    /// The firewall's rules as they are in force.
+    pub fn rules(&self) -> MutexGuard<'_, InForce> {
+        self.rules.lock().expect("no thread panics while it holds the rules")
+    }
+
+    /// Has the loop do something, and waits for what comes of it.
+    ///
+    /// # Errors
+    /// What kept it from being done.
+    pub async fn order(&self, order: impl FnOnce(oneshot::Sender<Done>) -> Order) -> Done {
+        const ENDING: &str = "the controller is about to end";
+        let (reply, done) = oneshot::channel();
+        self.orders.send(order(reply)).await.map_err(|_| ENDING.to_owned())?;
+        done.await.unwrap_or_else(|_| Err(ENDING.to_owned()))
+    }
+
+    /// Every rule, and what it has met.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn rule_reports(&self) -> Result<Vec<RuleReport>, DatapathError> {
+        let rules = self.rules().clone();
+        let counters = self.datapath.read_rule_counters(rules.counters())?;
+        Ok(rules.report(&counters, (self.datapath.read_ticks()?, self.ticks_per_second)))
     }
 
     /// Kernel ticks in one second (HZ).

@@ -32,6 +32,8 @@ async fn perform(cli: &Cli) -> Result<()> {
         }
         Command::Check(arguments) => commands::check(arguments).await,
         Command::Status(output) => commands::status(&cli.instance, *output).await,
+        Command::Rules(output) => commands::rules(&cli.instance, *output).await,
+        Command::Reload(output) => commands::reload(&cli.instance, *output).await,
         Command::Flows(arguments) => commands::flows(&cli.instance, arguments).await,
     }
 }

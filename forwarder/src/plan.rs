@@ -9,11 +9,13 @@
 //! the caller plans again when the host changes. Touches nothing and asks nobody.
 
 mod describe;
+mod firewall;
 mod interfaces;
 mod nat;
 mod sizes;
 
 pub use describe::Summary;
+pub use firewall::{FirewallPlan, PlannedRule};
 
 use crate::config::units::{bytes_text, size_text};
 use crate::config::{Action, Config, Filtering, Firewall, Icmp, Mapping, Measure, PickUpTcp, Role, Timeouts};
@@ -118,6 +120,8 @@ pub struct Plan {
     pub ports: RangeInclusive<u16>,
     /// Who may begin a flow.
     pub firewall: Firewall,
+    /// Its rules.
+    pub firewall_rules: FirewallPlan,
     /// Idle times.
     pub timeouts: Timeouts,
     /// ICMP errors of our own.
@@ -203,6 +207,7 @@ pub fn plan(config: &Config, facts: &HostFacts) -> Result<Plan, PlanError> {
     let wanted = interfaces::choose(config, facts, &mut notices);
     let (interfaces, missing) = interfaces::find(&wanted, facts, &mut notices);
     let arms = nat::Arms::of(&wanted, &interfaces, facts);
+    let firewall_rules = firewall::plan(&config.firewall, &wanted, &mut notices);
     let nat = nat::plan(config, facts, &arms, &mut notices)?;
     Ok(Plan {
         interfaces,
@@ -210,6 +215,7 @@ pub fn plan(config: &Config, facts: &HostFacts) -> Result<Plan, PlanError> {
         nat,
         ports: config.nat.ports.clone(),
         firewall: config.firewall.clone(),
+        firewall_rules,
         timeouts: config.timeouts.clone(),
         icmp: config.icmp,
         measure: config.measure,
@@ -234,6 +240,7 @@ impl Plan {
             fragment_ticks: ticks(self.timeouts.fragment, ticks_per_second),
             icmp_per_second: self.icmp.errors_per_second_per_cpu,
             ticks_per_second,
+            firewall: self.firewall_rules.switches,
             sample_mask: self.measure.time_one_in.map_or(u32::MAX, |one_in| one_in - 1),
             ..Control::default()
         }

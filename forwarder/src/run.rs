@@ -1,9 +1,10 @@
 //! `forwarder run`: everything from the lock to the last pin removed.
 
 use crate::config::Config;
-use crate::controller::{Controller, ControllerError};
+use crate::controller::{Controller, ControllerError, Order};
 use crate::datapath::{Datapath, HeldFrames, LoadOptions};
 use crate::error::one_line;
+use crate::firewall::ledger::Ledger;
 use crate::host::{self, Bpffs, HostChanges, Lock, Netlink};
 use crate::live::Live;
 use crate::plan::{self, Sizes};
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
 
 /// Where the pins of all instances are.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -47,6 +49,7 @@ struct Instance {
     live: Arc<Live>,
     controller: Controller,
     held: HeldFrames,
+    orders: Receiver<Order>,
     listener: UnixListener,
 }
 
@@ -62,7 +65,7 @@ pub async fn run(instance: &str, path: Option<&Path>, shutdown: impl Future<Outp
     tracing::info!("configuration: {}", config.origin);
     let lock = Lock::take()?;
     let ground = Ground { state: StateDirectory::take(instance)?, bpffs: Bpffs::mount(Path::new(BPFFS))?, _lock: lock };
-    let running = match start(instance, config, &ground).await {
+    let running = match start(instance, (config, path.map(Path::to_owned)), &ground).await {
         Ok(running) => running,
         Err(error) => {
             if !pins(instance).exists() {
@@ -71,12 +74,12 @@ pub async fn run(instance: &str, path: Option<&Path>, shutdown: impl Future<Outp
             return Err(error);
         }
     };
-    let Instance { live, mut controller, held, listener } = running;
+    let Instance { live, mut controller, held, orders, listener } = running;
     host::notify_ready();
     host::notify_status(&format!("forwarding on {} interfaces", live.view().served.len()));
     tracing::info!("forwarding");
     let served = tokio::select! {
-        ended = controller.work(held) => ended,
+        ended = controller.work(held, orders) => ended,
         ended = api::serve(listener, live.clone()) => ended.map_err(ControllerError::Socket),
         () = shutdown => Ok(()),
     };
@@ -93,19 +96,21 @@ fn pins(instance: &str) -> PathBuf {
 }
 
 /// Everything up to the control socket.
-async fn start(instance: &str, config: Config, ground: &Ground) -> Result<Instance> {
+async fn start(instance: &str, (config, path): (Config, Option<PathBuf>), ground: &Ground) -> Result<Instance> {
     let changes = HostChanges::open(&ground.state.file(StateDirectory::SYSCTLS))?;
     let netlink = Netlink::open().await?;
     let sizes = plan::plan(&config, &netlink.facts().await?)?.sizes;
     let datapath = load(instance, sizes)?;
     let held = datapath.take_held_frames()?;
     let (requests, sweeps) = crossbeam::channel::bounded(16);
-    let live = Arc::new(Live::new(instance, datapath, config.timeouts.clone(), requests));
-    let mut controller = Controller::new(live.clone(), config, netlink, changes)?;
+    let (orders, ordered) = tokio::sync::mpsc::channel(16);
+    let live = Arc::new(Live::new(instance, datapath, config.timeouts.clone(), requests, orders));
+    let ledger = Ledger::open(ground.state.file(StateDirectory::RULES));
+    let mut controller = Controller::new(live.clone(), (config, path), ledger, netlink, changes)?;
     match begin(&mut controller, &ground.state).await {
         Ok(listener) => {
             sweeper::start(live.clone(), sweeps).context("cannot start the sweeper")?;
-            Ok(Instance { live, controller, held, listener })
+            Ok(Instance { live, controller, held, orders: ordered, listener })
         }
         // A datapath that an earlier controller left goes on forwarding: what is wrong is this start.
         Err(error) if live.datapath().is_adopted() => Err(error),

@@ -35,6 +35,8 @@ pub struct StateDirectory {
 impl StateDirectory {
     /// Name of the control socket in it.
     pub const SOCKET: &'static str = "control.sock";
+    /// Name of the file in it that remembers which firewall rule has which counter.
+    pub const RULES: &'static str = "rules.json";
     /// Name of the file in it that remembers the host's sysctls.
     pub const SYSCTLS: &'static str = "sysctls.json";
 

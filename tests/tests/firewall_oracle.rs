@@ -28,7 +28,8 @@ fn fields(matcher: &Matcher, is_ipv4: bool) -> [&Ranges; 5] {
 
 /// The oracle.
 fn linear(matchers: &[Matcher], is_ipv4: bool, packet: &Packet) -> Option<u64> {
-    let matches = |matcher: &&Matcher| fields(matcher, is_ipv4).iter().zip(packet).all(|(field, at)| field.contains(*at));
+    let matches =
+        |matcher: &&Matcher| fields(matcher, is_ipv4).iter().zip(packet).all(|(field, at)| field.contains(*at));
     matchers.iter().find(matches).map(|matcher| matcher.word)
 }
 
@@ -66,14 +67,16 @@ fn addresses() -> impl Strategy<Value = Addresses> {
     let v6 = prop_oneof![
         Just(Ranges::up_to(LAST6)),
         Just(Ranges::default()),
-        proptest::collection::vec((0u128..8, prop_oneof![16u32..=128, Just(64), Just(128), Just(63)]), 1..5).prop_map(|all| {
-            let prefix = |(net, bits): (u128, u32)| {
-                let mask = (1u128 << (128 - bits)) - 1;
-                let first = (0x2001_0db8u128 << 96 | net << 64 | net) & !mask;
-                (first, first | mask)
-            };
-            all.into_iter().map(prefix).collect()
-        }),
+        proptest::collection::vec((0u128..8, prop_oneof![16u32..=128, Just(64), Just(128), Just(63)]), 1..5).prop_map(
+            |all| {
+                let prefix = |(net, bits): (u128, u32)| {
+                    let mask = (1u128 << (128 - bits)) - 1;
+                    let first = (0x2001_0db8u128 << 96 | net << 64 | net) & !mask;
+                    (first, first | mask)
+                };
+                all.into_iter().map(prefix).collect()
+            }
+        ),
         ranges(LAST6, any::<u128>()),
     ];
     (v4, v6).prop_map(|(v4, v6)| Addresses { v4, v6 })
@@ -152,7 +155,10 @@ fn compiled_rules_say_what_the_rules_say() {
 #[test]
 fn thousands_of_rules_keep_their_order() {
     let rule = |at: u128| Matcher {
-        sources: Addresses { v4: [(at, at + 7)].into_iter().collect(), v6: [(at << 64, (at + 7) << 64)].into_iter().collect() },
+        sources: Addresses {
+            v4: [(at, at + 7)].into_iter().collect(),
+            v6: [(at << 64, (at + 7) << 64)].into_iter().collect(),
+        },
         destinations: Addresses::all(),
         services: Ranges::up_to(SERVICES),
         origins: if at.is_multiple_of(3) { Ranges::up_to(SERVICES) } else { [(at, at)].into_iter().collect() },

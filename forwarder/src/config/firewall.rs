@@ -88,7 +88,8 @@ impl Default for Firewall {
 
 impl Firewall {
     pub(super) fn read(section: &mut Section<'_, '_>) -> Result<Self> {
-        let mut firewall = Self { default: section.section("default", DEFAULT_KEYS, read_defaults)?, ..Self::default() };
+        let mut firewall =
+            Self { default: section.section("default", DEFAULT_KEYS, read_defaults)?, ..Self::default() };
         section.sections("set", set::KEYS, |section| {
             firewall.sets.push(set::read(section, &firewall.sets)?);
             Ok(())

@@ -274,8 +274,8 @@ const NUMBERS: &[(&str, &str)] = &[
         "f.toml:2: measure.time_one_in = 100: must be a power of two from 1 to 1048576, such as 64, or \"off\"",
     ),
     (
-        "[firewall]\ndefault = { outside = \"reject\" }",
-        "f.toml:2: firewall.default.outside = \"reject\": must be \"allow\" or \"deny\"",
+        "[firewall]\ndefault = { outside = \"drop\" }",
+        "f.toml:2: firewall.default.outside = \"drop\": must be \"allow\" or \"deny\" or \"reject\"",
     ),
     (
         "[firewall]\ndefault = \"deny\"",

@@ -88,6 +88,8 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
         host_ports: table(&programs, names::HOST_PORTS)?,
         devices: table(&programs, names::DEVICES)?,
         counters: PerCpu::new(names::COUNTERS, descriptor(&programs, names::COUNTERS)?, cpus)?,
+        policy: descriptor(&programs, names::FIREWALL)?,
+        rule_counters: PerCpu::new(names::FIREWALL_COUNTERS, descriptor(&programs, names::FIREWALL_COUNTERS)?, cpus)?,
         dwell: PerCpu::new(names::DWELL, descriptor(&programs, names::DWELL)?, cpus)?,
         programs: Mutex::new(programs),
         _stages: stages,
@@ -225,7 +227,8 @@ fn descriptor(programs: &Ebpf, name: &'static str) -> Result<OwnedFd> {
         | Map::Array(data)
         | Map::PerCpuArray(data)
         | Map::DevMap(data)
-        | Map::ProgramArray(data) => data,
+        | Map::ProgramArray(data)
+        | Map::ArrayOfMaps(data) => data,
         _ => return Err(DatapathError::Missing(name)),
     };
     data.fd().as_fd().try_clone_to_owned().map_err(|source| DatapathError::map("open", name, source))

@@ -14,6 +14,7 @@
 
 mod attach;
 mod fill;
+mod firewall;
 mod flow_table;
 mod held;
 mod load;
@@ -35,6 +36,7 @@ pub use table::{Element, PerCpu, Table, Value};
 pub use watch::watch;
 
 use aya::Ebpf;
+use forwarder_ebpf::abi::firewall::RuleCounter;
 use forwarder_ebpf::abi::{
     Control, Counter, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6, IfaceConfig,
     MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES,
@@ -169,6 +171,8 @@ pub struct Datapath {
     devices: Table<u32, Device>,
     counters: PerCpu<Counter>,
     dwell: PerCpu<u64>,
+    policy: OwnedFd,
+    rule_counters: PerCpu<RuleCounter>,
 }
 
 impl Datapath {

@@ -9,6 +9,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 /// Commands of bpf(2) used here (linux/bpf.h, `enum bpf_cmd`).
 #[derive(Clone, Copy, Debug)]
 pub enum Command {
+    /// `BPF_MAP_CREATE`
+    Create = 0,
     /// `BPF_MAP_LOOKUP_ELEM`
     Lookup = 1,
     /// `BPF_MAP_UPDATE_ELEM`
@@ -23,6 +25,8 @@ pub enum Command {
     Take = 21,
     /// `BPF_MAP_LOOKUP_BATCH`
     LookupBatch = 24,
+    /// `BPF_MAP_UPDATE_BATCH`
+    UpdateBatch = 26,
     /// `BPF_LINK_GET_FD_BY_ID`
     OpenLink = 30,
     /// `BPF_LINK_DETACH`
@@ -37,6 +41,16 @@ struct ElementAttr {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// The part of `union bpf_attr` of `BPF_MAP_CREATE`, as far as it is used.
+#[repr(C)]
+struct CreateAttr {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
 }
 
 /// The batch commands' part of `union bpf_attr`.
@@ -181,6 +195,32 @@ pub fn detach_link(id: u32) -> io::Result<()> {
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
     let link = unsafe { OwnedFd::from_raw_fd(number) };
     bpf(Command::DetachLink, &mut LinkAttr { fd: descriptor(link.as_fd()) }).map(drop)
+}
+
+/// Makes an array for the inside of a map of maps that take arrays of any length (`BPF_F_INNER_MAP`).
+pub fn create_policy(value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
+    const ARRAY: u32 = 2;
+    const ANY_LENGTH: u32 = 1 << 12;
+    let made =
+        bpf(Command::Create, &mut CreateAttr { kind: ARRAY, key_size: 4, value_size, max_entries, flags: ANY_LENGTH })?;
+    let descriptor = RawFd::try_from(made).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made the descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Writes `count` elements; `keys` and `values` must have that many of the map.
+pub fn update_batch(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count: usize) -> io::Result<()> {
+    let mut attr = BatchAttr {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: count as u32,
+        map_fd: descriptor(map),
+        elem_flags: 0,
+        flags: 0,
+    };
+    bpf(Command::UpdateBatch, &mut attr).map(drop)
 }
 
 /// Where a batch ended; the next one begins there.

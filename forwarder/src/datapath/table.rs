@@ -179,11 +179,16 @@ impl<V: Value> PerCpu<V> {
     /// # Errors
     /// When the kernel refuses.
     pub fn clear(&self) -> Result<()> {
+        (0..self.table.max_entries).try_for_each(|key| self.clear_one(key))
+    }
+
+    /// Sets one value of every CPU to zero.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn clear_one(&self, key: u32) -> Result<()> {
         let zeros = vec![0; size_of::<V>().next_multiple_of(8) * self.cpus];
-        for key in 0..self.table.max_entries {
-            sys::update_element(self.table.map.as_fd(), key.as_bytes(), &zeros, ANY)
-                .map_err(|source| DatapathError::map("clear", self.table.name, source))?;
-        }
-        Ok(())
+        sys::update_element(self.table.map.as_fd(), key.as_bytes(), &zeros, ANY)
+            .map_err(|source| DatapathError::map("clear", self.table.name, source))
     }
 }

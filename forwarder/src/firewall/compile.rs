@@ -10,7 +10,7 @@ use forwarder_ebpf::abi::firewall::{LINE_WORDS, Line, MAX_RULES, header, tree};
 use std::collections::HashMap;
 
 /// A rule as numbers. It matches what is in all five.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Matcher {
     /// Source addresses.
     pub sources: Addresses,

@@ -1,4 +1,7 @@
-//! The firewall in user space: what the operator's rules mean, compiled for the datapath.
+//! The firewall in user space: what the operator's rules mean, compiled for the datapath, counted and explained.
 
 pub mod compile;
+pub mod ledger;
 pub mod ranges;
+pub mod report;
+pub mod shadow;

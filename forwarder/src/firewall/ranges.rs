@@ -1,6 +1,7 @@
 //! Sets of numbers as ranges: addresses, services, ways. The numbers are those of `forwarder_ebpf::abi::firewall`.
 
 use ipnet::IpNet;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -120,6 +121,26 @@ pub struct AddressRange {
     pub first: IpAddr,
     /// Last address, of the same family and not below the first.
     pub last: IpAddr,
+}
+
+impl fmt::Display for AddressRange {
+    /// As a prefix where it is one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = |first: u128, last: u128| {
+            let (size, aligned) = (first ^ last, first & last == first);
+            (aligned && size & size.wrapping_add(1) == 0).then(|| size.count_ones())
+        };
+        let (host, width) = match (self.first, self.last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => (bits(u32::from(first).into(), u32::from(last).into()), 32),
+            (IpAddr::V6(first), IpAddr::V6(last)) => (bits(first.into(), last.into()), 128),
+            _ => (None, 0),
+        };
+        match host {
+            Some(0) => self.first.fmt(f),
+            Some(host) => write!(f, "{}/{}", self.first, width - host),
+            None => write!(f, "{}-{}", self.first, self.last),
+        }
+    }
 }
 
 impl From<IpNet> for AddressRange {

@@ -130,7 +130,9 @@ pub(super) fn read(section: &mut Section<'_, '_>, sets: &[Set]) -> Result<Rule> 
         action: action.choice(&Action::ALL.map(|action| (action.name(), action)), &[])?,
         enters: section.take("in").map(|field| read_where(&field)).transpose()?,
         leaves: section.take("out").map(|field| read_where(&field)).transpose()?,
-        protocols: section.take("protocol").map_or(Ok(Vec::new()), |field| each(&field, |item| item.parse(parse_protocol)))?,
+        protocols: section
+            .take("protocol")
+            .map_or(Ok(Vec::new()), |field| each(&field, |item| item.parse(parse_protocol)))?,
         sources: section.take("source").map_or(Ok(Vec::new()), |field| read_addresses(&field, sets))?,
         destinations: section.take("destination").map_or(Ok(Vec::new()), |field| read_addresses(&field, sets))?,
         source_ports: Vec::new(),
@@ -169,7 +171,9 @@ fn read_addresses(field: &Field<'_, '_>, sets: &[Set]) -> Result<Vec<AddressItem
         let text = item.text("must be a prefix, a range, an address or \"@set\", in quotes")?;
         let (text, negated) = text.strip_prefix('!').map_or((text, false), |text| (text, true));
         match text.strip_prefix('@') {
-            Some(name) if sets.iter().any(|set| set.name == name) => Ok(AddressItem::Set { name: name.to_owned(), negated }),
+            Some(name) if sets.iter().any(|set| set.name == name) => {
+                Ok(AddressItem::Set { name: name.to_owned(), negated })
+            }
             Some(name) => Err(item.refuse(format!("names no set; add [[firewall.set]] with name = \"{name}\""))),
             None => match parse_range(text) {
                 Ok(range) => Ok(AddressItem::Range { range, negated }),
@@ -187,7 +191,9 @@ fn read_ports(section: &mut Section<'_, '_>, rule: &mut Rule) -> Result<()> {
         let Some(field) = field else { continue };
         *place = each(field, |item| item.parse(parse_ports))?;
         if rule.protocols.iter().any(|protocol| ![TCP, UDP].contains(protocol)) {
-            return Err(field.refuse("only fits protocol = \"tcp\", \"udp\" or both; others have no ports that are looked at"));
+            return Err(
+                field.refuse("only fits protocol = \"tcp\", \"udp\" or both; others have no ports that are looked at")
+            );
         }
     }
     if rule.protocols.is_empty() && fields.iter().any(Option::is_some) {

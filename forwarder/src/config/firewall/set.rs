@@ -61,9 +61,10 @@ pub(super) fn read(section: &mut Section<'_, '_>, before: &[Set]) -> Result<Set>
             (read_file(&path).map_err(|problem| file.refuse(problem))?, Some(path))
         }
         (None, None) => {
-            return Err(section.require("prefixes", "prefixes = [\"203.0.113.0/24\"] or file = \"/path\"").err().expect(
-                "the key has just been found missing",
-            ));
+            return Err(section
+                .require("prefixes", "prefixes = [\"203.0.113.0/24\"] or file = \"/path\"")
+                .err()
+                .expect("the key has just been found missing"));
         }
         (Some(_), Some(file)) => return Err(file.refuse("stands beside prefixes; write one of them")),
     };

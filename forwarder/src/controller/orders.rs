@@ -1,0 +1,57 @@
+//! What others ask of the loop, which alone changes what is configured: from the control socket, or by a signal.
+
+use super::Controller;
+use crate::config;
+use crate::error::one_line;
+use tokio::sync::oneshot;
+
+/// What became of an order: a sentence, either way.
+pub type Done = Result<String, String>;
+
+/// Something that is to be done.
+#[derive(Debug)]
+pub enum Order {
+    /// Read the configuration again.
+    Reload(oneshot::Sender<Done>),
+}
+
+impl Controller {
+    pub(super) async fn handle_order(&mut self, order: Order) {
+        match order {
+            Order::Reload(reply) => {
+                let done = self.reload().await;
+                // Who asked may have gone.
+                let _ = reply.send(done);
+            }
+        }
+    }
+
+    /// Reads the configuration again and applies it. What cannot be applied changes nothing.
+    pub(super) async fn reload(&mut self) -> Done {
+        let done = self.try_reload().await;
+        match &done {
+            Ok(said) => tracing::info!("{said}"),
+            Err(why) => tracing::error!("the configuration stays as it was: {why}"),
+        }
+        done
+    }
+
+    async fn try_reload(&mut self) -> Done {
+        let config = config::read(self.path.as_deref()).map_err(|error| one_line(&error))?;
+        let flows = (config.flows.max, config.flows.max_ipv6);
+        let keeps_size = flows != (self.config.flows.max, self.config.flows.max_ipv6);
+        let before = std::mem::replace(&mut self.config, config);
+        if let Err(error) = self.apply().await {
+            self.config = before;
+            self.apply_again().await;
+            return Err(one_line(&error));
+        }
+        self.live.set_timeouts(self.config.timeouts.clone());
+        let size = if keeps_size {
+            "; the flow tables keep their size until forwarder is stopped and started again"
+        } else {
+            ""
+        };
+        Ok(format!("reloaded {}{size}", self.config.origin))
+    }
+}
