@@ -1,0 +1,166 @@
+//! Firewall rules between real programs: who may speak, how the others are told, and what a reload does to live connections.
+
+use anyhow::{Context, Result, ensure};
+use forwarder_kit::topology::Options;
+use forwarder_kit::{Netns, serve};
+use forwarder_tests::{EchoConnection, Family, Lab, SMALL_TABLE};
+use nix::libc::{EACCES, ECONNREFUSED, EHOSTUNREACH};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+/// What came of an attempt to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reached {
+    /// Somebody answered.
+    Yes,
+    /// A TCP reset.
+    Reset,
+    /// ICMP: administratively prohibited.
+    Prohibited,
+    /// Nothing.
+    Silence,
+}
+
+fn outcome(result: std::io::Result<()>) -> Result<Reached> {
+    match result {
+        Ok(()) => Ok(Reached::Yes),
+        Err(error) if error.raw_os_error() == Some(ECONNREFUSED) => Ok(Reached::Reset),
+        Err(error) if [Some(EHOSTUNREACH), Some(EACCES)].contains(&error.raw_os_error()) => Ok(Reached::Prohibited),
+        Err(error) if [ErrorKind::TimedOut, ErrorKind::WouldBlock].contains(&error.kind()) => Ok(Reached::Silence),
+        Err(error) => Err(error).context("neither an answer nor a refusal"),
+    }
+}
+
+fn tcp(from: &Netns, to: SocketAddr) -> Result<Reached> {
+    from.enter(|| outcome(TcpStream::connect_timeout(&to, Duration::from_millis(700)).map(drop)))
+}
+
+fn udp(from: &Netns, to: SocketAddr) -> Result<Reached> {
+    from.enter(|| {
+        let own = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(own)?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(Duration::from_millis(700)))?;
+        socket.send(b"anybody?")?;
+        outcome(socket.recv(&mut [0; 16]).map(drop))
+    })
+}
+
+const RULES: &str = r#"
+[[firewall.set]]
+name = "server"
+prefixes = ["203.0.113.0/24", "2001:db8:3::/64"]
+
+[[firewall.rule]]
+name = "no telnet"
+action = "reject"
+in = "inside"
+protocol = "tcp"
+destination_ports = ["23", "9000-9099"]
+
+[[firewall.rule]]
+name = "no chatter"
+action = "reject"
+protocol = "udp"
+destination = ["@server"]
+destination_ports = [ "9002" ]
+
+[[firewall.rule]]
+name = "silence"
+action = "deny"
+in = "inside"
+destination = ["@server"]
+protocol = ["tcp", "udp"]
+destination_ports = ["8081", "9003"]
+
+[[firewall.rule]]
+name = "the server may come in"
+action = "allow"
+in = "outside"
+source = ["@server", "!203.0.113.11"]
+protocol = "tcp"
+destination_ports = ["7"]
+"#;
+
+#[test]
+fn rules_say_who_may_speak_and_how_the_others_are_told() -> Result<()> {
+    let lab = Lab::with_config(Options::default(), &format!("{RULES}{SMALL_TABLE}"))?;
+    lab.net.world.ip("route add 10.0.1.0/24 via 198.51.100.10")?;
+    lab.net.server.ip("address add 203.0.113.11/24 dev eth0")?;
+    let _tcp = serve::tcp_echo(&lab.net.server, &[7, 23, 8081, 9010], 8)?;
+    let _udp = serve::udp_echo(&lab.net.server, &[9001, 9002, 9003])?;
+    let _inside = serve::tcp_echo(lab.client(), &[7, 8], 8)?;
+    for family in Family::BOTH {
+        let server = |port| SocketAddr::new(lab.server(family), port);
+        let client = |port| match family {
+            Family::V4 => SocketAddr::new(lab.net.client_v4(0).into(), port),
+            Family::V6 => SocketAddr::new(lab.net.client_v6(0).into(), port),
+        };
+        let says = [
+            ("allowed by default", tcp(lab.client(), server(7))?, Reached::Yes),
+            ("rejected by a port", tcp(lab.client(), server(23))?, Reached::Reset),
+            ("rejected by a range", tcp(lab.client(), server(9010))?, Reached::Reset),
+            ("denied", tcp(lab.client(), server(8081))?, Reached::Silence),
+            ("UDP by default", udp(lab.client(), server(9001))?, Reached::Yes),
+            ("UDP rejected", udp(lab.client(), server(9002))?, Reached::Prohibited),
+            ("UDP denied", udp(lab.client(), server(9003))?, Reached::Silence),
+            ("from outside, allowed", tcp(&lab.net.server, client(7))?, Reached::Yes),
+            ("from outside, by default", tcp(&lab.net.server, client(8))?, Reached::Silence),
+        ];
+        for (what, got, wanted) in says {
+            ensure!(got == wanted, "{family:?}, {what}: {got:?} instead of {wanted:?}\n{}", lab.appliance.log());
+        }
+    }
+    lab.net.server.run("ping", "-c 1 -W 1 -I 203.0.113.11 203.0.113.1")?;
+    let mut other = lab.net.server.command("socat");
+    let refused = other.args(["-T1", "-", "TCP:10.0.1.10:7,bind=203.0.113.11,connect-timeout=1"]).output()?;
+    ensure!(!refused.status.success(), "an address that the rule leaves out got in");
+    let rules = hits(&lab)?;
+    let of = |name: &str| rules.iter().find(|(other, _)| other == name).map(|(_, hits)| *hits);
+    ensure!(of("no telnet") == Some(4) && of("no chatter") == Some(2), "{rules:?}");
+    ensure!(of("the server may come in") == Some(2) && of("default, inside") >= Some(4), "{rules:?}");
+    Ok(())
+}
+
+fn hits(lab: &Lab) -> Result<Vec<(String, u64)>> {
+    let json: serde_json::Value = serde_json::from_str(&lab.appliance.ask(&["rules", "--json"])?)?;
+    let rules = json.as_array().context("a list")?;
+    let row = |rule: &serde_json::Value| Some((rule["name"].as_str()?.to_owned(), rule["hits"].as_u64()?));
+    rules.iter().map(|rule| row(rule).context("name and hits")).collect()
+}
+
+#[test]
+fn a_reload_ends_what_is_no_longer_allowed_and_nothing_else() -> Result<()> {
+    let lab = Lab::with_config(Options::default(), SMALL_TABLE)?;
+    let _tcp = serve::tcp_echo(&lab.net.server, &[7, 8], 8)?;
+    for family in Family::BOTH {
+        let open = |port| EchoConnection::open(lab.client(), SocketAddr::new(lab.server(family), port));
+        let (mut kept, mut ended) = (open(7)?, open(8)?);
+        kept.ping()?;
+        ended.ping()?;
+        let rule =
+            "[[firewall.rule]]\nname = \"no 8\"\naction = \"deny\"\nprotocol = \"tcp\"\ndestination_ports = [\"8\"]\n";
+        configure(&lab, &format!("{rule}{SMALL_TABLE}"))?;
+        lab.appliance.ask(&["reload"])?;
+        for _ in 0..20 {
+            kept.ping().context("it is still allowed")?;
+        }
+        let before = lab.appliance.status()?.drops()?.get("policy").copied().unwrap_or(0);
+        ensure!(ended.ping().is_err(), "{family:?}: it is no longer allowed");
+        let after = lab.appliance.status()?.drops()?.get("policy").copied().unwrap_or(0);
+        ensure!(after > before, "{before} {after}");
+        configure(&lab, "[[firewall.rule]]\naction = \"perhaps\"\n")?;
+        ensure!(!lab.appliance.try_ask(&["reload"])?.status.success(), "nonsense was applied");
+        kept.ping()?;
+        configure(&lab, SMALL_TABLE)?;
+        lab.appliance.ask(&["reload"])?;
+        open(8)?.ping()?;
+    }
+    Ok(())
+}
+
+/// Writes a config with these sections behind the interfaces.
+fn configure(lab: &Lab, more: &str) -> Result<()> {
+    lab.appliance.write_config(&format!("{}{more}", lab.net.config()))
+}
