@@ -25,6 +25,7 @@ use crate::reset::reset;
 use crate::route::{Arrival, Path};
 use crate::tables::{Asked, Fate, FlowTable, Judged, Tables};
 use crate::verdict::{Drop, Pass, Stage, Verdict};
+use crate::wire::tcp_flags::{ACK, FIN, RST, SYN};
 use crate::wire::{Fragment, protocol};
 pub(crate) use question::{Ends, Filtered};
 use question::{NO_RULE, Question, is_from_outside, rule_for};
@@ -46,6 +47,20 @@ pub(crate) fn by_default<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, pac
         return None;
     }
     Some(refuse(tables, packet, action, Drop::Policy))
+}
+
+/// TCP flags that no connection needs (RFC 9293 §3.5): none, SYN with FIN or RST, FIN with RST, FIN without ACK. Scanners
+/// send them to see what answers.
+#[inline(always)]
+pub(crate) fn has_impossible_flags<P: Packet>(packet: &P) -> bool {
+    let signal = packet.signal();
+    packet.key().protocol() == protocol::TCP
+        && packet.fragment() != Fragment::Later
+        && (signal == 0
+            || signal & (SYN | FIN) == SYN | FIN
+            || signal & (SYN | RST) == SYN | RST
+            || signal & (FIN | RST) == FIN | RST
+            || signal & (FIN | ACK) == FIN)
 }
 
 /// The end of every packet that the firewall does not let through: silently, or its sender is told.
@@ -217,7 +232,10 @@ pub(crate) fn find<T: Tables>(tables: &T, at: &Arrival<'_>, stages: &Stages, is_
 /// The stage `Refuse`: ends the packet, and its flow if it has one.
 #[inline(always)]
 pub(crate) fn end<P: Packet, T: Tables + FlowTable<P::Key>>(tables: &T, packet: &P) -> Verdict {
-    if let Some(entry) = FlowTable::<P::Key>::flow(tables, packet.key()) {
+    // A packet that was to begin something ends nothing.
+    if tables.asked().is_some_and(|asked| asked.purpose == Asked::GOES_ON)
+        && let Some(entry) = FlowTable::<P::Key>::flow(tables, packet.key())
+    {
         remove(tables, packet.key(), &entry);
     }
     let judged = tables.judged();

@@ -66,6 +66,9 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     {
         return end;
     }
+    if firewall::has_impossible_flags(packet) {
+        return Some(Verdict::Drop(Drop::TcpFlags));
+    }
     if packet.hops() <= 1 {
         return Some(ask(tables, packet, Problem::TimeExceeded, Drop::TtlExceeded));
     }
@@ -179,6 +182,9 @@ pub(crate) fn admit<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: 
     }
     if let Some(why) = left {
         return Some(Verdict::Pass(why));
+    }
+    if firewall::has_impossible_flags(packet) {
+        return Some(Verdict::Drop(Drop::TcpFlags));
     }
     let way = match path.take(tables, at, packet) {
         Ok(way) => way,

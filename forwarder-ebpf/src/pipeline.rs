@@ -33,10 +33,11 @@ pub fn enter<F: Frame, T: Tables>(frame: &mut F, tables: &T, ingress: u32, now: 
     }
 }
 
-/// Nothing about this packet needs more than its flow entry.
+/// Nothing about this packet needs more than its flow entry. A signal of zero is TCP without a flag that means anything.
 #[inline(always)]
 fn is_plain<P: Packet>(packet: &P, entry: &FlowEntry, epoch: u32) -> bool {
     entry.epoch.load() == epoch as u16
+        && packet.signal() != 0
         && u32::from(packet.signal()) & entry.status.load() == 0
         && packet.hops() > 1
         && packet.total() <= u32::from(entry.mtu.load())

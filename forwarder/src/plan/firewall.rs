@@ -41,6 +41,15 @@ pub struct PlannedRule {
     pub log: bool,
 }
 
+impl FirewallPlan {
+    /// The rules for these interfaces, which are named in the order of their slots. `notices` get what an operator may not
+    /// expect.
+    pub fn of(firewall: &Firewall, interfaces: &[(String, Role)], notices: &mut Vec<String>) -> Self {
+        let wanted = |(name, role): &(String, Role)| Wanted { name: name.clone(), role: *role };
+        plan(firewall, &interfaces.iter().map(wanted).collect::<Vec<_>>(), notices)
+    }
+}
+
 /// Names become numbers. `wanted` are the interfaces in the order of their slots.
 pub(super) fn plan(firewall: &Firewall, wanted: &[Wanted], notices: &mut Vec<String>) -> FirewallPlan {
     let mut plan = FirewallPlan::default();

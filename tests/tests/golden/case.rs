@@ -32,6 +32,8 @@ pub enum Step {
 pub enum Change {
     /// The switches.
     Control(Control),
+    /// Other rules of the firewall, of the same kinds; the epoch is another step's.
+    Policy(&'static str),
     /// A route appears that is not in `world::ROUTES`.
     Route(&'static str, Way),
     /// Forwarding is switched for what enters by an interface.

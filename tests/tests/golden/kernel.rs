@@ -3,7 +3,7 @@
 
 use crate::golden::body::{Action, Body, Flows, Sent};
 use crate::golden::case::Change;
-use crate::golden::world::{CAPACITY, PORTS, Port, ROUTES, STATIONS, Way, World};
+use crate::golden::world::{CAPACITY, PORTS, Port, ROUTES, STATIONS, Way, World, compiled};
 use anyhow::{Context, Result, bail};
 use forwarder::datapath::{Datapath, Element, FlowTable, HeldFrames, Key, LoadOptions, Seen, Table, Value};
 use forwarder_ebpf::abi::{Counter, FlowEntry, MAX_IFACES, Ticks, status};
@@ -113,6 +113,9 @@ impl<'n> KernelBody<'n> {
         }
         self.datapath.write_host_ports(&host_ports)?;
         self.datapath.write_nat(0, &world.rules, &world.addresses)?;
+        if !world.policy.is_empty() {
+            self.datapath.write_policy(&world.policy)?;
+        }
         self.datapath.write_control(&world.control)?;
         Ok(())
     }
@@ -120,6 +123,7 @@ impl<'n> KernelBody<'n> {
     fn try_change(&mut self, change: &Change) -> Result<()> {
         match change {
             Change::Control(control) => self.datapath.write_control(control)?,
+            Change::Policy(rules) => self.datapath.write_policy(&compiled(rules).0)?,
             Change::Route(prefix, way) => {
                 self.routes.insert(prefix);
                 set_route(self.netns, prefix, *way)?;

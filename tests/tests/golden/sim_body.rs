@@ -2,7 +2,7 @@
 
 use crate::golden::body::{Body, Flows, Sent};
 use crate::golden::case::Change;
-use crate::golden::world::{World, set_route};
+use crate::golden::world::{World, compiled, set_route};
 use forwarder_ebpf::abi::{Counter, FlowKey, Ticks, status};
 use forwarder_ebpf::sim::Sim;
 
@@ -26,6 +26,7 @@ impl Body for SimBody {
     fn change(&mut self, change: &Change) {
         match change {
             Change::Control(control) => self.sim.set_control(*control),
+            Change::Policy(rules) => self.sim.set_policy(&compiled(rules).0),
             Change::Route(prefix, way) => set_route(&mut self.sim, prefix, Some(way.route())),
             Change::Forwarding(ifindex, forwards) => self.sim.set_forwarding(*ifindex, *forwards),
             Change::ForgetResponders => {

@@ -8,6 +8,10 @@
 //! ```
 //! IPv6 is the same with 2001:db8:1::/64 (IN), :2::/64 (OUT), :a00::/64 (ARM, the world behind it :b00::/48), :9::/64 (OTHER).
 
+use forwarder::config::Role;
+use forwarder::firewall::compile::{Matcher, compile};
+use forwarder::plan::FirewallPlan;
+use forwarder_ebpf::abi::firewall::Line;
 use forwarder_ebpf::abi::{Control, IfaceConfig, NatAction, NatRule, Side};
 use forwarder_ebpf::sim::Sim;
 use forwarder_ebpf::tables::{Fate, Route};
@@ -142,6 +146,8 @@ pub struct World {
     pub rules: Vec<NatRule>,
     pub addresses: Vec<[u8; 4]>,
     pub host_ports: Vec<u16>,
+    /// The firewall's rules, compiled.
+    pub policy: Vec<Line>,
 }
 
 /// Entries of each flow table: small, so that a case can fill it.
@@ -161,7 +167,7 @@ impl Default for World {
             ..Control::default()
         };
         let ifaces = PORTS.iter().map(|port| (port.ifindex, port.config())).collect();
-        let world = Self { control, ifaces, rules: vec![], addresses: vec![], host_ports: vec![] };
+        let world = Self { control, ifaces, rules: vec![], addresses: vec![], host_ports: vec![], policy: vec![] };
         world.translate("10.0.0.0/8", "0.0.0.0/0", &[PUBLIC]).translate("172.31.0.0/24", "0.0.0.0/0", &[ARM_PUBLIC])
     }
 }
@@ -210,10 +216,20 @@ impl World {
         self
     }
 
+    /// With the rules of this configuration's firewall. The first has counter 2.
+    pub fn rules(mut self, text: &str) -> Self {
+        let (policy, switches) = compiled(text);
+        (self.policy, self.control.firewall) = (policy, switches);
+        self
+    }
+
     /// The sim in this world.
     pub fn sim(&self) -> Sim {
         let mut sim = Sim::new().capacity(CAPACITY).nat(0, &self.rules, &self.addresses);
         sim.set_control(self.control);
+        if !self.policy.is_empty() {
+            sim.set_policy(&self.policy);
+        }
         for (ifindex, config) in &self.ifaces {
             sim.set_iface(*ifindex, *config);
         }
@@ -238,6 +254,18 @@ impl World {
         }
         sim
     }
+}
+
+/// The rules of a configuration for the world's interfaces: lines, and bits of `Control::firewall`.
+pub fn compiled(text: &str) -> (Vec<Line>, u32) {
+    let config = forwarder::config::parse(text, "rules").expect("the rules are right");
+    let roles = [Role::Inside, Role::Outside, Role::Both].into_iter();
+    let interfaces: Vec<_> = PORTS.iter().zip(roles).map(|(port, role)| (port.name.to_owned(), role)).collect();
+    let plan = FirewallPlan::of(&config.firewall, &interfaces, &mut Vec::new());
+    let counted = (2u64..).zip(&plan.matchers);
+    let matchers: Vec<_> =
+        counted.map(|(counter, matcher)| Matcher { word: matcher.word | counter << 16, ..matcher.clone() }).collect();
+    (compile(&matchers, 1 << 24).expect("they are few").lines, plan.switches)
 }
 
 /// Sets or removes a route whose prefix is written as `address/bits`; bits behind the prefix do not count.

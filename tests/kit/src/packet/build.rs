@@ -180,8 +180,16 @@ impl Packet {
         header.rst = flags & super::flag::RST != 0;
         header.psh = flags & super::flag::PSH != 0;
         header.ack = flags & super::flag::ACK != 0;
+        header.urg = flags & super::flag::URG != 0;
         header.acknowledgment_number = u32::from(header.ack);
         self.transport = Transport::Tcp(header);
+        self
+    }
+
+    /// Another acknowledgement number and window. Panics without [`Packet::tcp`] before it.
+    pub fn acknowledges(mut self, number: u32, window: u16) -> Self {
+        let Transport::Tcp(header) = &mut self.transport else { panic!("acknowledges() goes after tcp()") };
+        (header.acknowledgment_number, header.window_size) = (number, window);
         self
     }
 

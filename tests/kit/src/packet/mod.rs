@@ -25,6 +25,8 @@ pub mod flag {
     pub const PSH: u8 = 0x08;
     /// The acknowledgement number counts.
     pub const ACK: u8 = 0x10;
+    /// The urgent pointer counts.
+    pub const URG: u8 = 0x20;
 }
 
 /// IP protocol numbers (IANA "Protocol Numbers").

@@ -3,6 +3,7 @@
 mod answers;
 mod arm;
 mod errors;
+mod firewall;
 mod flows;
 mod fragments;
 mod host;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Case> {
         routes::cases(),
         flows::cases(),
         host::cases(),
+        firewall::cases(),
     ]
     .into_iter()
     .flatten()

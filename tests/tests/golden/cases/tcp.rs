@@ -96,8 +96,7 @@ fn beginnings() -> [Case; 4] {
             .drops(IN, out().tcp(4000, 80, SYN | ACK, 1), Drop::NoFlow)
             .drops(IN, out().tcp(4000, 80, RST, 1), Drop::NoFlow)
             .drops(IN, out().tcp(4000, 80, FIN | ACK, 1), Drop::NoFlow)
-            .drops(IN, out().tcp(4000, 80, SYN | FIN, 1), Drop::NoFlow)
-            .drops(IN, out().tcp(4000, 80, 0, 1), Drop::NoFlow),
+            .drops(IN, out().tcp(4000, 80, PSH | ACK, 1), Drop::NoFlow),
         case("what is under way may be picked up, if that is wanted")
             .world(loose.clone())
             .says(PSH | ACK)
