@@ -9,6 +9,7 @@ use crate::answer::{Problem, ask};
 use crate::conntrack::{self, Change};
 use crate::firewall::{self, Ends, Filtered};
 use crate::frame::Frame;
+use crate::limits;
 use crate::rewrite;
 use crate::route::{Arrival, Path, Way, way_out};
 use crate::tables::{Answer, FlowTable, Judged, Refused, Route, Tables};
@@ -81,10 +82,12 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     {
         return Some(end);
     }
+    let before = entry.status.load();
     if conntrack::note(tables, packet.key(), entry, packet.signal(), at.now) == Change::Orphaned {
         tables.remove_flow(packet.key());
         return None;
     }
+    limits::note_replied(tables, at, entry, before);
     if packet.fragment() == Fragment::First {
         packet.remember(tables, at.now);
     }
@@ -196,8 +199,14 @@ pub(crate) fn admit<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: 
     if packet.total() > u32::from(way.mtu) {
         return Some(too_big(tables, packet, way.mtu));
     }
+    if let Err(reason) = limits::refuse(tables, at, packet.key()) {
+        return Some(Verdict::Drop(reason));
+    }
     match packet.open(tables, at, &way) {
-        Ok(()) => None,
+        Ok(()) => {
+            limits::note_opened(tables, at.iface.side);
+            None
+        }
         Err(Verdict::Drop(reason @ (Drop::NatExhausted | Drop::TableFull))) => {
             Some(ask(tables, packet, Problem::Prohibited, reason))
         }

@@ -1,6 +1,6 @@
 //! What the core asks of its surroundings: maps, routes, random numbers. Two bodies: `bpf` and `sim`.
 
-use crate::abi::firewall::Line;
+use crate::abi::firewall::{Line, SourceCell, Unanswered};
 use crate::abi::{Birth, Control, FlowEntry, FlowKey4, FlowKey6, IfaceConfig, NatRule, Ticks};
 use crate::abi::{FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
 use crate::verdict::Drop;
@@ -242,6 +242,15 @@ pub trait Tables:
 
     /// The firewall's policy, if there is one.
     fn policy(&self) -> Option<Self::Policy>;
+
+    /// Flows of a side that wait for their first answer.
+    fn unanswered(&self, side: u8) -> Option<&Unanswered>;
+
+    /// A cell that sources are counted in.
+    fn source_cell(&self, cell: u32) -> Option<&SourceCell>;
+
+    /// How many flows of a cell have ended.
+    fn source_past(&self, cell: u32) -> u32;
 
     /// Hands on a question.
     fn set_asked(&self, asked: &Asked);

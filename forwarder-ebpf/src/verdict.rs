@@ -73,6 +73,9 @@ reasons! {
     HostPolicy "host_policy" "a firewall rule for the host says deny"
     Bogon "bogon" "its source is not one that the world outside has"
     ReversePath "reverse_path" "the way back to its source is not the interface that it came by"
+    UnansweredLimit "unanswered_limit" "too many flows that entered by this side wait for their first answer"
+    SourceRate "source_rate" "its source opens more flows a second than it may"
+    SourceFlows "source_flows" "its source has more flows than it may"
     TcpFlags "tcp_flags" "TCP flags that no connection needs, such as SYN with FIN, or none at all"
 }
 

@@ -167,7 +167,7 @@ pub struct RuleCounter {
     pub zero: u32,
 }
 
-/// Flows of one side that have not been answered yet are `opened - replied - removed`.
+/// Flows of one side that have not been answered yet are `opened - replied`, less what user space knows to be past.
 #[derive(Debug, Default, FromBytes, IntoBytes, KnownLayout)]
 #[repr(C, align(8))]
 pub struct Unanswered {
@@ -177,13 +177,25 @@ pub struct Unanswered {
     pub replied: SharedU64,
 }
 
+/// Cells that sources are counted in.
+pub const SOURCE_CELLS: u32 = 1 << 15;
+
+/// The two cells of a source: an IPv4 address, or the upper half of an IPv6 one.
+#[inline(always)]
+pub const fn source_cells(source: u64) -> [u32; 2] {
+    // Multiplicative hashing: the upper bits of a product depend on all of the source.
+    let one = source.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let other = (source ^ source >> 29).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    [(one >> 49) as u32, (other >> 49) as u32]
+}
+
 /// What one cell of sources has opened. A source has two cells, chosen by two hashes; the lower figure of both counts.
 #[derive(Debug, Default, FromBytes, IntoBytes, KnownLayout)]
 #[repr(C, align(8))]
 pub struct SourceCell {
     /// Flows opened since the datapath was loaded.
     pub opened: SharedU64,
-    /// Second in which `in_second` was counted, by ticks.
+    /// Ticks when the second began that `in_second` counts.
     pub second: SharedU32,
     /// Flows opened in that second.
     pub in_second: SharedU32,
@@ -191,5 +203,6 @@ pub struct SourceCell {
 
 const _: () = assert!(size_of::<Line>() == 64);
 const _: () = assert!(size_of::<RuleCounter>() == 24);
+const _: () = assert!(SOURCE_CELLS == 1 << (64 - 49));
 const _: () = assert!(MAX_RULES == 16_384);
 const _: () = assert!(super::MAX_IFACES <= OUT_UNSERVED as u32);

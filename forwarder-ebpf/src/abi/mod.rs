@@ -114,6 +114,12 @@ pub mod names {
     pub const HELD: &str = "HELD";
     /// The one compiled policy: a map of `firewall::Line` in a map, so that it is exchanged at once.
     pub const FIREWALL: &str = "FIREWALL";
+    /// Side to `firewall::Unanswered`.
+    pub const UNANSWERED: &str = "UNANSWERED";
+    /// Cell to `firewall::SourceCell`.
+    pub const SOURCES: &str = "SOURCES";
+    /// Cell to how many of its flows have ended.
+    pub const SOURCES_PAST: &str = "SOURCES_PAST";
     /// Per CPU and rule: `firewall::RuleCounter`.
     pub const FIREWALL_COUNTERS: &str = "FIREWALL_COUNTERS";
 }

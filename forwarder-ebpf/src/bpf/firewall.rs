@@ -2,17 +2,17 @@
 //! that has found the old one keeps it until it ends (RCU).
 
 use crate::maps::scratch;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps};
+use aya_ebpf::btf_maps::{Array as BtfArray, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::PerCpuArray;
+use aya_ebpf::maps::{Array, PerCpuArray};
 use forwarder_ebpf::abi::Ticks;
-use forwarder_ebpf::abi::firewall::{Line, MAX_RULE_COUNTERS, RuleCounter};
+use forwarder_ebpf::abi::firewall::{Line, MAX_RULE_COUNTERS, RuleCounter, SOURCE_CELLS, SourceCell, Unanswered};
 use forwarder_ebpf::tables::{Asked, Judged, Lines};
 
 /// Policies differ in length (`BPF_F_INNER_MAP`, linux/bpf.h, kernel 5.10).
 const ANY_LENGTH: usize = 1 << 12;
 
-type PolicyMap = Array<Line, 1, ANY_LENGTH>;
+type PolicyMap = BtfArray<Line, 1, ANY_LENGTH>;
 
 #[btf_map]
 static FIREWALL: ArrayOfMaps<PolicyMap, 1> = ArrayOfMaps::new();
@@ -20,6 +20,30 @@ static FIREWALL: ArrayOfMaps<PolicyMap, 1> = ArrayOfMaps::new();
 static FIREWALL_COUNTERS: PerCpuArray<RuleCounter> = PerCpuArray::with_max_entries(MAX_RULE_COUNTERS, 0);
 #[map]
 static FIREWALL_ASKED: PerCpuArray<Asked> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static UNANSWERED: Array<Unanswered> = Array::with_max_entries(4, 0);
+#[map]
+static SOURCES: Array<SourceCell> = Array::with_max_entries(SOURCE_CELLS, 0);
+#[map]
+static SOURCES_PAST: Array<u32> = Array::with_max_entries(SOURCE_CELLS, 0);
+
+/// Flows of a side that wait for their first answer.
+#[inline(always)]
+pub fn unanswered(side: u8) -> Option<&'static Unanswered> {
+    UNANSWERED.get(u32::from(side & 3))
+}
+
+/// A cell that sources are counted in.
+#[inline(always)]
+pub fn source_cell(cell: u32) -> Option<&'static SourceCell> {
+    SOURCES.get(cell)
+}
+
+/// How many flows of a cell have ended.
+#[inline(always)]
+pub fn source_past(cell: u32) -> u32 {
+    SOURCES_PAST.get(cell).copied().unwrap_or(0)
+}
 
 /// The policy that was there when the program asked.
 pub struct KernelPolicy(&'static PolicyMap);

@@ -10,6 +10,7 @@ use aya_ebpf::bindings::{self, BPF_ANY, BPF_F_MMAPABLE, bpf_fib_lookup as FibPar
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use forwarder_ebpf::abi::firewall::{SourceCell, Unanswered};
 use forwarder_ebpf::abi::{
     Birth, Control, Counter, DWELL_BUCKETS, FlowEntry, FlowKey, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6,
     FragmentOwner4, FragmentOwner6, HELD_FRAME_BYTES, HELD_RING_BYTES, HeldFrame, IfaceConfig, MAX_FRAGMENT_TRAINS,
@@ -312,6 +313,21 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn policy(&self) -> Option<KernelPolicy> {
         KernelPolicy::find()
+    }
+
+    #[inline(always)]
+    fn unanswered(&self, side: u8) -> Option<&Unanswered> {
+        firewall::unanswered(side)
+    }
+
+    #[inline(always)]
+    fn source_cell(&self, cell: u32) -> Option<&SourceCell> {
+        firewall::source_cell(cell)
+    }
+
+    #[inline(always)]
+    fn source_past(&self, cell: u32) -> u32 {
+        firewall::source_past(cell)
     }
 
     #[inline(always)]

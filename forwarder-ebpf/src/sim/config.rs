@@ -1,6 +1,7 @@
 //! How a `Sim` is set up: what the controller would write into the maps, as a chain of calls.
 
 use super::{Fib, Flows, Fragments, Sim, State};
+use crate::abi::firewall::{SOURCE_CELLS, SourceCell};
 use crate::abi::{Control, Counter, IfaceConfig, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES};
 use crate::tables::Route;
 use std::cell::RefCell;
@@ -49,6 +50,8 @@ impl Sim {
             held: RefCell::default(),
             policy: None,
             rules: RefCell::default(),
+            unanswered: Default::default(),
+            sources: (0..SOURCE_CELLS).map(|_| SourceCell::default()).collect(),
             state: State::default(),
         }
     }

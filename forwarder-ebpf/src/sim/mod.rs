@@ -27,7 +27,7 @@ mod tables;
 pub use flows::Flows;
 pub use frame::Buffer;
 
-use crate::abi::firewall::{Line, RuleCounter};
+use crate::abi::firewall::{Line, RuleCounter, SourceCell, Unanswered};
 use crate::abi::{Control, Counter, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
 use crate::abi::{IfaceConfig, NatRule, Ticks, counter_index};
 use crate::frame::Frame;
@@ -68,6 +68,8 @@ pub struct Sim {
     held: RefCell<Vec<Held>>,
     policy: Option<Rc<[Line]>>,
     rules: RefCell<Vec<RuleCounter>>,
+    unanswered: [Unanswered; 4],
+    sources: Vec<SourceCell>,
     state: State,
 }
 

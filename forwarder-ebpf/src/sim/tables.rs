@@ -1,7 +1,7 @@
 //! `Tables` over the fields of a `Sim`.
 
 use super::Sim;
-use crate::abi::firewall::Line;
+use crate::abi::firewall::{Line, SourceCell, Unanswered};
 use crate::abi::{
     Birth, Control, FlowEntry, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6,
 };
@@ -154,6 +154,19 @@ impl Tables for Sim {
 
     fn policy(&self) -> Option<Rc<[Line]>> {
         self.policy.clone()
+    }
+
+    fn unanswered(&self, side: u8) -> Option<&Unanswered> {
+        self.unanswered.get(usize::from(side & 3))
+    }
+
+    fn source_cell(&self, cell: u32) -> Option<&SourceCell> {
+        self.sources.get(cell as usize)
+    }
+
+    fn source_past(&self, _: u32) -> u32 {
+        // Nobody sweeps here.
+        0
     }
 
     fn set_asked(&self, asked: &Asked) {

@@ -100,7 +100,7 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
 }
 
 fn load_object(options: &LoadOptions, directory: Option<&Path>) -> Result<Ebpf> {
-    const PINNED: [&str; 23] = [
+    const PINNED: [&str; 26] = [
         names::FLOWS4,
         names::FLOWS6,
         names::BIRTHS4,
@@ -123,6 +123,9 @@ fn load_object(options: &LoadOptions, directory: Option<&Path>) -> Result<Ebpf> 
         names::SCRATCH,
         names::HELD,
         names::FIREWALL,
+        names::UNANSWERED,
+        names::SOURCES,
+        names::SOURCES_PAST,
         names::FIREWALL_COUNTERS,
     ];
     let mut loader = EbpfLoader::new();
