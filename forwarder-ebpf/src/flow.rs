@@ -87,7 +87,7 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
         tables.remove_flow(packet.key());
         return None;
     }
-    limits::note_replied(tables, at, entry, before);
+    limits::note_replied::<P::Key, T>(tables, at, entry, before);
     if packet.fragment() == Fragment::First {
         packet.remember(tables, at.now);
     }
@@ -159,7 +159,7 @@ pub(crate) fn without_flow<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, p
     match Path::of(tables, at, packet, None).left_to_host() {
         Some(Pass::Host) => Verdict::Pass(Pass::Host),
         // Rules would have to know ports, which it has not.
-        Some(why) if at.control.firewall == 0 && firewall::by_default(tables, at, packet).is_none() => {
+        Some(why) if at.control.firewall & switch::ASKS == 0 && firewall::by_default(tables, at, packet).is_none() => {
             Verdict::Pass(why)
         }
         _ => Verdict::Drop(reason),
@@ -171,7 +171,7 @@ pub(crate) fn without_flow<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, p
 pub(crate) fn admit<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: &P) -> Option<Verdict> {
     let judged = tables.judged();
     let is_judged = judged.stands & Judged::BEGINS != 0;
-    if !is_judged && at.control.firewall != 0 {
+    if !is_judged && at.control.firewall & switch::ASKS != 0 {
         return Some(Verdict::Next(P::FIREWALL));
     }
     let path = if is_judged { Path::found(tables, judged.route) } else { Path::of(tables, at, packet, None) };
@@ -204,7 +204,7 @@ pub(crate) fn admit<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: 
     }
     match packet.open(tables, at, &way) {
         Ok(()) => {
-            limits::note_opened(tables, at.iface.side);
+            limits::note_opened::<P::Key, T>(tables, at.iface.side);
             None
         }
         Err(Verdict::Drop(reason @ (Drop::NatExhausted | Drop::TableFull))) => {

@@ -8,7 +8,7 @@
 //! the controller sets right with each pass over the flow table: it alone sees flows end.
 
 use crate::abi::firewall::{SourceCell, source_cells, switch};
-use crate::abi::{Control, FlowEntry, Ticks, status};
+use crate::abi::{Control, FlowEntry, FlowKey, Ticks, status};
 use crate::firewall::Ends;
 use crate::route::Arrival;
 use crate::tables::Tables;
@@ -21,7 +21,8 @@ pub(crate) fn refuse<K: Ends, T: Tables>(tables: &T, at: &Arrival<'_>, key: &K) 
     if control.firewall & switch::LIMITS == 0 {
         return Ok(());
     }
-    if control.unanswered_most != 0 && unanswered(tables, control, at.iface.side) >= control.unanswered_most {
+    let most = control.unanswered_most.get(K::FAMILY as usize & 1).copied().unwrap_or(0);
+    if most != 0 && unanswered(tables, control, group::<K>(at.iface.side)) >= most {
         return Err(Drop::UnansweredLimit);
     }
     if control.source_new_per_second == 0 && control.source_flows == 0 {
@@ -46,21 +47,34 @@ pub(crate) fn refuse<K: Ends, T: Tables>(tables: &T, at: &Arrival<'_>, key: &K) 
     Ok(())
 }
 
-/// Flows of a side that have not been answered, as far as is known.
+/// Flows of one family that enter by one side are counted together.
 #[inline(always)]
-fn unanswered<T: Tables>(tables: &T, control: &Control, side: u8) -> u32 {
-    let past = control.unanswered_past.get(usize::from(side & 3)).copied().unwrap_or(0);
-    match tables.unanswered(side) {
-        Some(count) => (count.opened.load() as u32).wrapping_sub(count.replied.load() as u32).wrapping_sub(past),
+fn group<K: FlowKey>(side: u8) -> u32 {
+    (K::FAMILY as u32 & 1) << 2 | u32::from(side & 3)
+}
+
+/// Flows of a group that have not been answered, as far as is known.
+#[inline(always)]
+fn unanswered<T: Tables>(tables: &T, control: &Control, group: u32) -> u32 {
+    let past = control.unanswered_past.get(group as usize & 7).copied().unwrap_or(0);
+    match tables.unanswered(group) {
+        // Below zero, when the controller was faster, is none.
+        Some(count) => {
+            at_least_none((count.opened.load() as u32).wrapping_sub(count.replied.load() as u32).wrapping_sub(past))
+        }
         None => 0,
     }
 }
 
-/// Flows that a cell has now; below zero, when the controller was faster, is none.
+#[inline(always)]
+fn at_least_none(difference: u32) -> u32 {
+    if difference > u32::MAX / 2 { 0 } else { difference }
+}
+
+/// Flows that a cell has now.
 #[inline(always)]
 fn open<T: Tables>(tables: &T, cell: &SourceCell, index: u32) -> u32 {
-    let flows = (cell.opened.load() as u32).wrapping_sub(tables.source_past(index));
-    if flows > u32::MAX / 2 { 0 } else { flows }
+    at_least_none((cell.opened.load() as u32).wrapping_sub(tables.source_past(index)))
 }
 
 /// Counts one more flow in the cell's current second; how many there are in it.
@@ -77,21 +91,21 @@ fn pass_second(cell: &SourceCell, now: Ticks, control: &Control) -> u32 {
 
 /// A flow has begun.
 #[inline(always)]
-pub(crate) fn note_opened<T: Tables>(tables: &T, side: u8) {
-    if let Some(count) = tables.unanswered(side) {
+pub(crate) fn note_opened<K: FlowKey, T: Tables>(tables: &T, side: u8) {
+    if let Some(count) = tables.unanswered(group::<K>(side)) {
         count.opened.add(1);
     }
 }
 
 /// `before` were its bits before a packet; if it was the first answer, the flow is out of the share.
 #[inline(always)]
-pub(crate) fn note_replied<T: Tables>(tables: &T, at: &Arrival<'_>, entry: &FlowEntry, before: u32) {
+pub(crate) fn note_replied<K: FlowKey, T: Tables>(tables: &T, at: &Arrival<'_>, entry: &FlowEntry, before: u32) {
     let after = entry.status.load();
     if before & status::REPLIED != 0 || after & status::REPLIED == 0 {
         return;
     }
     let side = if after & status::ORIGINATOR != 0 { at.iface.side } else { entry.partner_side() };
-    if let Some(count) = tables.unanswered(side) {
+    if let Some(count) = tables.unanswered(group::<K>(side)) {
         count.replied.add(1);
     }
 }

@@ -1,5 +1,6 @@
 //! The order of things: which stage a frame enters, and what each stage may hand over to.
 
+use crate::abi::firewall::switch;
 use crate::abi::{FlowEntry, FlowKey4, FlowKey6, Ticks};
 use crate::flow::{self, Packet};
 use crate::frame::Frame;
@@ -186,7 +187,7 @@ fn through_flow<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     if packet.fragment() == Fragment::Later {
         return Verdict::Drop(Drop::FragmentUndecided);
     }
-    Verdict::Next(if at.control.firewall == 0 { P::NEW } else { P::FIREWALL })
+    Verdict::Next(if at.control.firewall & switch::ASKS == 0 { P::NEW } else { P::FIREWALL })
 }
 
 /// Makes the packet's flow, and forwards it.

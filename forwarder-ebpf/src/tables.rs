@@ -243,8 +243,8 @@ pub trait Tables:
     /// The firewall's policy, if there is one.
     fn policy(&self) -> Option<Self::Policy>;
 
-    /// Flows of a side that wait for their first answer.
-    fn unanswered(&self, side: u8) -> Option<&Unanswered>;
+    /// Flows that wait for their first answer, by family (times 4) and side.
+    fn unanswered(&self, group: u32) -> Option<&Unanswered>;
 
     /// A cell that sources are counted in.
     fn source_cell(&self, cell: u32) -> Option<&SourceCell>;

@@ -179,6 +179,7 @@ impl Controller {
         if refused > 0 {
             self.live.set_pressure(true);
         }
+        self.refresh_limits();
         let ports = self.refresh_host_ports().await;
         self.log_failure("keep the host's own ports", ports);
         if self.pick_up_until.is_some_and(|until| Instant::now() >= until) {
@@ -250,8 +251,9 @@ impl Controller {
     fn apply_control(&mut self, plan: &Plan) -> Result<(), DatapathError> {
         let planned = plan.control(self.live.ticks_per_second());
         let loose_tcp = if self.pick_up_until.is_some() { 1 } else { planned.loose_tcp };
-        let Control { epoch, nat_bank, .. } = self.control;
-        self.control = Control { epoch: epoch.wrapping_add(1), nat_bank, loose_tcp, ..planned };
+        let Control { epoch, nat_bank, unanswered_past, .. } = self.control;
+        self.control = Control { epoch: epoch.wrapping_add(1), nat_bank, loose_tcp, unanswered_past, ..planned };
+        self.live.set_limits_sources(planned.source_new_per_second != 0 || planned.source_flows != 0);
         self.live.datapath().write_control(&self.control)?;
         let mut view = self.live.view();
         view.epoch = self.control.epoch;

@@ -58,6 +58,7 @@ pub struct Live {
     meter: Mutex<Meter>,
     census: Mutex<Census>,
     pressure: AtomicBool,
+    limits_sources: AtomicBool,
 }
 
 impl Live {
@@ -82,6 +83,7 @@ impl Live {
             meter: Mutex::default(),
             census: Mutex::default(),
             pressure: AtomicBool::new(false),
+            limits_sources: AtomicBool::new(false),
         }
     }
 
@@ -162,6 +164,16 @@ impl Live {
     /// Says whether the flow table is nearly full.
     pub fn set_pressure(&self, pressure: bool) {
         self.pressure.store(pressure, Ordering::Relaxed);
+    }
+
+    /// Whether flows are limited by source, so that the sweeper has to count them.
+    pub fn limits_sources(&self) -> bool {
+        self.limits_sources.load(Ordering::Relaxed)
+    }
+
+    /// Says whether flows are limited by source.
+    pub fn set_limits_sources(&self, limited: bool) {
+        self.limits_sources.store(limited, Ordering::Relaxed);
     }
 
     /// Everything `forwarder status` says. Blocks for as long as a pass over the flow table takes, if that is not long.

@@ -19,7 +19,7 @@ pub use firewall::{FirewallPlan, PlannedRule};
 
 use crate::config::units::{bytes_text, size_text};
 use crate::config::{Action, Config, Filtering, Firewall, Icmp, Mapping, Measure, PickUpTcp, Role, Timeouts};
-use forwarder_ebpf::abi::firewall::RuleAction;
+use forwarder_ebpf::abi::firewall::{RuleAction, switch};
 use forwarder_ebpf::abi::{Control, IfaceConfig, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, Side};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::ops::RangeInclusive;
@@ -240,10 +240,32 @@ impl Plan {
             fragment_ticks: ticks(self.timeouts.fragment, ticks_per_second),
             icmp_per_second: self.icmp.errors_per_second_per_cpu,
             ticks_per_second,
-            firewall: self.firewall_rules.switches,
+            firewall: self.switches(),
+            reverse_path_strict: self.firewall_rules.reverse_path.0,
+            reverse_path_loose: self.firewall_rules.reverse_path.1,
+            unanswered_most: self.unanswered_most(),
+            source_new_per_second: self.firewall.limits.new_per_second_per_source.unwrap_or(0),
+            source_flows: self.firewall.limits.flows_per_source.unwrap_or(0),
             sample_mask: self.measure.time_one_in.map_or(u32::MAX, |one_in| one_in - 1),
             ..Control::default()
         }
+    }
+}
+
+impl Plan {
+    /// What the firewall has to look at.
+    fn switches(&self) -> u32 {
+        let limits = self.firewall.limits;
+        let has_limits =
+            limits.unanswered_percent < 100 || limits.new_per_second_per_source.or(limits.flows_per_source).is_some();
+        self.firewall_rules.switches | if has_limits { switch::LIMITS } else { 0 }
+    }
+
+    /// By family, how many flows of one side may wait for an answer; 0: any number.
+    fn unanswered_most(&self) -> [u32; 2] {
+        let share = u64::from(self.firewall.limits.unanswered_percent);
+        let of = |size: TableSize| if share >= 100 { 0 } else { (u64::from(size.connections) * share / 100) as u32 };
+        [of(self.sizes.flows_v4), of(self.sizes.flows_v6)]
     }
 }
 

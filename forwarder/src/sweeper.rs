@@ -44,7 +44,12 @@ fn sweep(live: &Live) -> Duration {
     let begun = Instant::now();
     let before = live.census().clone();
     let census = live.clock().and_then(|clock| {
-        let judge = Judge { clock, timeouts: live.timeouts(), pressure: live.is_under_pressure() };
+        let judge = Judge {
+            clock,
+            timeouts: live.timeouts(),
+            pressure: live.is_under_pressure(),
+            sources: live.limits_sources(),
+        };
         pass(live.datapath(), &judge, &before)
     });
     match census {

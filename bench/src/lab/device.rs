@@ -95,7 +95,10 @@ fn forwarder_config(table: FlowTable) -> String {
     // As large as the flows need and no larger, as conntrack's table is.
     let max = if table.tight { table.flows } else { table.flows.next_power_of_two() };
     let timeouts = format!("[timeouts]\nudp = \"{PATIENT_S}s\"\nudp_stream = \"{PATIENT_S}s\"\n");
-    format!("{inside}{outside}{timeouts}[flows]\nmax = {max}\nmax_ipv6 = {max}\n")
+    format!(
+        "{inside}{outside}{timeouts}[flows]\nmax = {max}\nmax_ipv6 = {max}\n\
+         [firewall.limits]\nunanswered_percent = 100\n"
+    )
 }
 
 fn forward(dut: &Netns) -> Result<()> {

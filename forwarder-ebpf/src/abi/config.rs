@@ -68,10 +68,10 @@ pub struct Control {
     pub reverse_path_strict: u32,
     /// Interfaces, by slot, whose packets must come from where there is a way back to.
     pub reverse_path_loose: u32,
-    /// Flows of one side that may wait for their first answer at once; 0: any number.
-    pub unanswered_most: u32,
-    /// By side: what `Unanswered` counts and is answered no more, because it has ended.
-    pub unanswered_past: [u32; 4],
+    /// By family: flows of one side that may wait for their first answer at once; 0: any number.
+    pub unanswered_most: [u32; 2],
+    /// By family and side: what `Unanswered` counts and is answered no more, because it has ended.
+    pub unanswered_past: [u32; 8],
     /// Flows that one source may open in a second; 0: any number.
     pub source_new_per_second: u32,
     /// Flows that one source may have at once; 0: any number.
@@ -109,5 +109,5 @@ pub struct NatRule {
 }
 
 const _: () = assert!(size_of::<IfaceConfig>() == 32);
-const _: () = assert!(size_of::<Control>() == 76);
+const _: () = assert!(size_of::<Control>() == 96);
 const _: () = assert!(size_of::<NatRule>() == 24);

@@ -146,6 +146,8 @@ pub mod switch {
     pub const REVERSE_PATH: u32 = 1 << 3;
     /// There are limits for new flows.
     pub const LIMITS: u32 = 1 << 4;
+    /// Any of those that the stage `Firewall` is for.
+    pub const ASKS: u32 = RULES | HOST_RULES | REVERSE_PATH;
 }
 
 /// Counter of flows that enter inside and meet no rule.
@@ -168,7 +170,7 @@ pub struct RuleCounter {
 }
 
 /// Flows of one side that have not been answered yet are `opened - replied`, less what user space knows to be past.
-#[derive(Debug, Default, FromBytes, IntoBytes, KnownLayout)]
+#[derive(Clone, Debug, Default, FromBytes, IntoBytes, KnownLayout)]
 #[repr(C, align(8))]
 pub struct Unanswered {
     /// Flows that were opened.
@@ -190,7 +192,7 @@ pub const fn source_cells(source: u64) -> [u32; 2] {
 }
 
 /// What one cell of sources has opened. A source has two cells, chosen by two hashes; the lower figure of both counts.
-#[derive(Debug, Default, FromBytes, IntoBytes, KnownLayout)]
+#[derive(Clone, Debug, Default, FromBytes, IntoBytes, KnownLayout)]
 #[repr(C, align(8))]
 pub struct SourceCell {
     /// Flows opened since the datapath was loaded.

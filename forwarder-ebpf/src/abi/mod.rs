@@ -114,7 +114,7 @@ pub mod names {
     pub const HELD: &str = "HELD";
     /// The one compiled policy: a map of `firewall::Line` in a map, so that it is exchanged at once.
     pub const FIREWALL: &str = "FIREWALL";
-    /// Side to `firewall::Unanswered`.
+    /// Family and side to `firewall::Unanswered`.
     pub const UNANSWERED: &str = "UNANSWERED";
     /// Cell to `firewall::SourceCell`.
     pub const SOURCES: &str = "SOURCES";

@@ -21,16 +21,16 @@ static FIREWALL_COUNTERS: PerCpuArray<RuleCounter> = PerCpuArray::with_max_entri
 #[map]
 static FIREWALL_ASKED: PerCpuArray<Asked> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-static UNANSWERED: Array<Unanswered> = Array::with_max_entries(4, 0);
+static UNANSWERED: Array<Unanswered> = Array::with_max_entries(8, 0);
 #[map]
 static SOURCES: Array<SourceCell> = Array::with_max_entries(SOURCE_CELLS, 0);
 #[map]
 static SOURCES_PAST: Array<u32> = Array::with_max_entries(SOURCE_CELLS, 0);
 
-/// Flows of a side that wait for their first answer.
+/// Flows that wait for their first answer.
 #[inline(always)]
-pub fn unanswered(side: u8) -> Option<&'static Unanswered> {
-    UNANSWERED.get(u32::from(side & 3))
+pub fn unanswered(group: u32) -> Option<&'static Unanswered> {
+    UNANSWERED.get(group)
 }
 
 /// A cell that sources are counted in.

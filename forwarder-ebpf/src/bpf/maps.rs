@@ -316,8 +316,8 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn unanswered(&self, side: u8) -> Option<&Unanswered> {
-        firewall::unanswered(side)
+    fn unanswered(&self, group: u32) -> Option<&Unanswered> {
+        firewall::unanswered(group)
     }
 
     #[inline(always)]

@@ -68,7 +68,7 @@ pub struct Sim {
     held: RefCell<Vec<Held>>,
     policy: Option<Rc<[Line]>>,
     rules: RefCell<Vec<RuleCounter>>,
-    unanswered: [Unanswered; 4],
+    unanswered: [Unanswered; 8],
     sources: Vec<SourceCell>,
     state: State,
 }

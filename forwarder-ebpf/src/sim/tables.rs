@@ -156,8 +156,8 @@ impl Tables for Sim {
         self.policy.clone()
     }
 
-    fn unanswered(&self, side: u8) -> Option<&Unanswered> {
-        self.unanswered.get(usize::from(side & 3))
+    fn unanswered(&self, group: u32) -> Option<&Unanswered> {
+        self.unanswered.get(group as usize)
     }
 
     fn source_cell(&self, cell: u32) -> Option<&SourceCell> {

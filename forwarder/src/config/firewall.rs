@@ -12,7 +12,8 @@ use super::document::Section;
 use super::error::Result;
 use std::ops::RangeInclusive;
 
-pub(super) const KEYS: &[&str] = &["default", "set", "rule", "host", "max_memory"];
+pub(super) const KEYS: &[&str] = &["default", "set", "rule", "host", "limits", "max_memory"];
+const LIMITS_KEYS: &[&str] = &["unanswered_percent", "new_per_second_per_source", "flows_per_source"];
 const DEFAULT_KEYS: &[&str] = &["inside", "outside"];
 /// What rules may take of the kernel's memory, bytes.
 const MEMORY: RangeInclusive<u32> = 64 << 10..=1 << 30;
@@ -58,6 +59,25 @@ impl Default for Defaults {
     }
 }
 
+/// `[firewall.limits]`: so that a flood takes room neither from what is established nor from everybody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Share of each flow table that may wait for its first answer, for each side that flows enter by, percent.
+    pub unanswered_percent: u32,
+    /// Flows that one source (IPv4 address, IPv6 /64) may open in a second. None: any number.
+    pub new_per_second_per_source: Option<u32>,
+    /// Flows that one source may have at once. None: any number.
+    pub flows_per_source: Option<u32>,
+}
+
+impl Default for Limits {
+    /// A table that is full of questions is not full of connections: a tenth is left to the other side and to answers. What
+    /// one source may do, nobody but the operator knows.
+    fn default() -> Self {
+        Self { unanswered_percent: 90, new_per_second_per_source: None, flows_per_source: None }
+    }
+}
+
 /// `[firewall]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Firewall {
@@ -69,6 +89,8 @@ pub struct Firewall {
     pub rules: Vec<Rule>,
     /// First match decides about a packet for the host; without one it passes.
     pub host: Vec<Rule>,
+    /// Limits for new flows.
+    pub limits: Limits,
     /// Memory that compiled rules may take in the kernel, bytes; twice as much for a moment when they change.
     pub max_memory: u32,
 }
@@ -80,6 +102,7 @@ impl Default for Firewall {
             sets: Vec::new(),
             rules: Vec::new(),
             host: Vec::new(),
+            limits: Limits::default(),
             // A million IPv4 prefixes that do not touch take 36 MiB.
             max_memory: 64 << 20,
         }
@@ -97,11 +120,29 @@ impl Firewall {
         let sets = &firewall.sets;
         firewall.rules = section.sections("rule", rule::KEYS, |section| rule::read(section, sets))?;
         firewall.host = section.sections("host", rule::HOST_KEYS, |section| rule::read(section, sets))?;
+        firewall.limits = section.section("limits", LIMITS_KEYS, read_limits)?;
         if let Some(field) = section.take("max_memory") {
             firewall.max_memory = field.size(&MEMORY)?;
         }
         Ok(firewall)
     }
+}
+
+fn read_limits(section: &mut Section<'_, '_>) -> Result<Limits> {
+    let mut limits = Limits::default();
+    if let Some(field) = section.take("unanswered_percent") {
+        limits.unanswered_percent = field.size(&(1..=100))?;
+    }
+    let sources = [
+        ("new_per_second_per_source", &mut limits.new_per_second_per_source),
+        ("flows_per_source", &mut limits.flows_per_source),
+    ];
+    for (key, limit) in sources {
+        if let Some(field) = section.take(key) {
+            *limit = Some(field.size(&(1..=1 << 24))?);
+        }
+    }
+    Ok(limits)
 }
 
 fn read_defaults(section: &mut Section<'_, '_>) -> Result<Defaults> {

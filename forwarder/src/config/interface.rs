@@ -4,7 +4,7 @@ use super::document::Section;
 use super::error::Result;
 use forwarder_ebpf::abi::{MAX_IFACES, Side};
 
-pub(super) const KEYS: &[&str] = &["name", "role"];
+pub(super) const KEYS: &[&str] = &["name", "role", "reverse_path", "bogons"];
 
 /// Longest name that the kernel allows, bytes: IFNAMSIZ less the final zero.
 const NAME_BYTES: usize = 16 - 1;
@@ -50,6 +50,29 @@ impl From<Side> for Role {
     }
 }
 
+/// Whether the kernel has to have a route back to a flow's source (RFC 3704).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReversePath {
+    /// By the interface that the packet came by.
+    Strict,
+    /// By any.
+    Loose,
+    /// It is not asked for.
+    #[default]
+    Off,
+}
+
+impl ReversePath {
+    /// As the config calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Loose => "loose",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// One interface. Its place in the list is its slot in the datapath.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
@@ -57,6 +80,10 @@ pub struct Interface {
     pub name: String,
     /// Who is behind it.
     pub role: Role,
+    /// The check of where flows come from.
+    pub reverse_path: ReversePath,
+    /// Whether flows from addresses that the world outside does not have are dropped.
+    pub drops_bogons: bool,
 }
 
 /// Reads one more interface; it has to fit those `before` it.
@@ -87,5 +114,13 @@ pub(super) fn read(section: &mut Section<'_, '_>, before: &[Interface]) -> Resul
             other.name
         )));
     }
-    Ok(Interface { name, role })
+    let mut interface = Interface { name, role, reverse_path: ReversePath::Off, drops_bogons: false };
+    if let Some(field) = section.take("reverse_path") {
+        let choices = [ReversePath::Strict, ReversePath::Loose, ReversePath::Off].map(|choice| (choice.name(), choice));
+        interface.reverse_path = field.choice(&choices, &[])?;
+    }
+    if let Some(field) = section.take("bogons") {
+        interface.drops_bogons = field.choice(&[("drop", true), ("pass", false)], &[])?;
+    }
+    Ok(interface)
 }

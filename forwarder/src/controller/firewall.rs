@@ -35,6 +35,16 @@ impl Controller {
         self.live.rules().defaults = [default.inside, default.outside].map(|action| action.name().to_owned());
         Ok(())
     }
+
+    /// Tells the datapath which of the flows that it counts as unanswered have ended, as the last pass has seen it.
+    pub(super) fn refresh_limits(&mut self) {
+        let past = self.live.census().unanswered_past;
+        if past != self.control.unanswered_past {
+            self.control.unanswered_past = past;
+            let written = self.live.datapath().write_control(&self.control);
+            self.log_failure("tell the datapath which flows have ended", written);
+        }
+    }
 }
 
 fn with_counters(planned: &FirewallPlan, counters: &[u16], allowed: u64) -> Result<Compiled, ControllerError> {

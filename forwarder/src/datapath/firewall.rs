@@ -2,7 +2,7 @@
 
 use super::sys;
 use super::{Datapath, DatapathError, Result};
-use forwarder_ebpf::abi::firewall::{Line, RuleCounter};
+use forwarder_ebpf::abi::firewall::{Line, RuleCounter, SOURCE_CELLS};
 use forwarder_ebpf::abi::names;
 use std::os::fd::{AsFd, AsRawFd};
 use zerocopy::IntoBytes;
@@ -40,6 +40,42 @@ impl Datapath {
                 sum.last_hit = counter.last_hit;
             }
         })
+    }
+
+    /// Flows that were opened and not answered, by family (times 4) and side; those that have ended are among them.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn read_unanswered(&self) -> Result<[u32; 8]> {
+        let mut all = [0; 8];
+        for (group, unanswered) in (0u32..).zip(&mut all) {
+            let count = self.unanswered.read(&group)?.unwrap_or_default();
+            *unanswered = (count.opened.load() as u32).wrapping_sub(count.replied.load() as u32);
+        }
+        Ok(all)
+    }
+
+    /// Flows that each cell of sources has opened.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn read_sources_opened(&self) -> Result<Vec<u32>> {
+        let mut opened = vec![0; SOURCE_CELLS as usize];
+        self.sources.visit(|cell, source| {
+            opened[*cell as usize % SOURCE_CELLS as usize] = source.opened.load() as u32;
+            Ok(())
+        })?;
+        Ok(opened)
+    }
+
+    /// Says how many flows of each cell have ended.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn write_sources_past(&self, past: &[u32]) -> Result<()> {
+        let keys: Vec<u32> = (0..).take(past.len()).collect();
+        sys::update_batch(self.sources_past.as_fd(), keys.as_bytes(), past.as_bytes(), past.len())
+            .map_err(|source| DatapathError::map("write", names::SOURCES_PAST, source))
     }
 
     /// Sets one rule's counter to zero, for the next rule that has it.

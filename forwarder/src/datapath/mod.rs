@@ -36,7 +36,7 @@ pub use table::{Element, PerCpu, Table, Value};
 pub use watch::watch;
 
 use aya::Ebpf;
-use forwarder_ebpf::abi::firewall::RuleCounter;
+use forwarder_ebpf::abi::firewall::{RuleCounter, SourceCell, Unanswered};
 use forwarder_ebpf::abi::{
     Control, Counter, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6, IfaceConfig,
     MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES,
@@ -172,6 +172,9 @@ pub struct Datapath {
     counters: PerCpu<Counter>,
     dwell: PerCpu<u64>,
     policy: OwnedFd,
+    unanswered: Table<u32, Unanswered>,
+    sources: Table<u32, SourceCell>,
+    sources_past: OwnedFd,
     rule_counters: PerCpu<RuleCounter>,
 }
 

@@ -4,4 +4,5 @@
 
 pub mod filter;
 pub mod list;
+pub mod load;
 pub mod sweep;

@@ -11,6 +11,7 @@
 //! | established | its protocol's | the same: never a victim |
 
 use super::list::{Clock, Key, Removal};
+use super::load::{GROUPS, Load};
 use crate::config::Timeouts;
 use crate::datapath::{Datapath, DatapathError, FlowTable, Seen, wait_for_programs};
 use forwarder_ebpf::abi::{FlowEntry, NextHop, Ticks, status};
@@ -44,6 +45,8 @@ pub struct Census {
     pub public: BTreeMap<Ipv4Addr, PortUse>,
     /// Next hops of flows with recent packets.
     pub next_hops: BTreeSet<(u16, [u8; 6])>,
+    /// By family and side, what the datapath counts as unanswered and is not.
+    pub unanswered_past: [u32; GROUPS],
     /// Datapath time of the pass.
     now: Ticks,
 }
@@ -66,6 +69,8 @@ pub struct Judge {
     pub timeouts: Timeouts,
     /// The table is nearly full.
     pub pressure: bool,
+    /// Flows are limited by source.
+    pub sources: bool,
 }
 
 impl Judge {
@@ -97,11 +102,13 @@ impl Judge {
 /// When the kernel refuses.
 pub fn pass(datapath: &Datapath, judge: &Judge, before: &Census) -> Result<Census, DatapathError> {
     let begun = Instant::now();
-    let mut walk =
-        Walk { judge, since: judge.clock.since(before.now), new: 0, census: Census::default(), ports: Vec::new() };
+    let load = Load::begin(datapath, judge.sources)?;
+    let since = judge.clock.since(before.now);
+    let mut walk = Walk { judge, since, new: 0, census: Census::default(), ports: Vec::new(), load };
     walk.census.flows4 = walk.table(&datapath.flows4)?;
     walk.census.flows6 = walk.table(&datapath.flows6)?;
-    let Walk { new, mut census, ports, .. } = walk;
+    let Walk { new, mut census, ports, load, .. } = walk;
+    census.unanswered_past = load.end(datapath)?;
     census.public = ports.into_iter().map(|(address, bits)| (address, bits.count())).collect();
     let elapsed = before.at.map(|at| begun.duration_since(at).as_secs_f64());
     census.new_per_second = elapsed.map_or(0.0, |elapsed| new as f64 / elapsed.max(0.001));
@@ -126,6 +133,7 @@ struct Walk<'a> {
     new: u64,
     census: Census,
     ports: Vec<(Ipv4Addr, PortBits)>,
+    load: Load,
 }
 
 impl Walk<'_> {
@@ -170,6 +178,7 @@ impl Walk<'_> {
     fn count<K: Key>(&mut self, Seen { key, entry, birth, .. }: &Seen<K>) {
         let bits = entry.status.load();
         let state = State::of(key.protocol(), bits);
+        self.load.count(key, bits & status::REPLIED != 0);
         *self.census.states.entry((key.protocol(), state)).or_default() += 1;
         let clock = self.judge.clock;
         self.new += u64::from(clock.since(birth.since.load()) < self.since);
@@ -203,7 +212,7 @@ mod tests {
     use super::*;
 
     fn judge(pressure: bool) -> Judge {
-        Judge { clock: Clock { now: 1000, per_second: 100 }, timeouts: Timeouts::default(), pressure }
+        Judge { clock: Clock { now: 1000, per_second: 100 }, timeouts: Timeouts::default(), pressure, sources: false }
     }
 
     #[test]
@@ -219,7 +228,14 @@ mod tests {
     #[test]
     fn ports_are_counted_once() {
         let judge = judge(false);
-        let mut walk = Walk { judge: &judge, since: 0, new: 0, census: Census::default(), ports: Vec::new() };
+        let mut walk = Walk {
+            judge: &judge,
+            since: 0,
+            new: 0,
+            census: Census::default(),
+            ports: Vec::new(),
+            load: Load::default(),
+        };
         for port in [1024, 1024, 65_535] {
             walk.note_port(Ipv4Addr::LOCALHOST, port);
         }

@@ -147,11 +147,13 @@ impl Meter {
         self.by_reason(slot, Pass::ALL, Pass::outcome)
     }
 
-    /// Frames that found the flow table full, since the reading before the last.
+    /// Frames that found the flow table, or its share of unanswered flows, full, since the reading before the last.
     pub fn newly_refused(&self) -> u64 {
         let refused = |reading: &Reading| -> u64 {
             let counters = &reading.counters;
-            (0..slots_in(counters)).map(|slot| at(counters, slot, Drop::TableFull.outcome()).packets).sum()
+            let reasons = [Drop::TableFull, Drop::UnansweredLimit].map(Drop::outcome);
+            let of = |slot| reasons.map(|reason| at(counters, slot, reason).packets).iter().sum::<u64>();
+            (0..slots_in(counters)).map(of).sum()
         };
         match (self.readings.len().checked_sub(2).and_then(|at| self.readings.get(at)), self.readings.back()) {
             (Some(before), Some(last)) => refused(last).saturating_sub(refused(before)),

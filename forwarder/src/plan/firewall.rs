@@ -3,11 +3,14 @@
 
 use super::action_number;
 use super::interfaces::Wanted;
-use crate::config::{Action, AddressItem, Firewall, IcmpItem, Role, Rule, Where, protocol_name};
+use crate::config::{
+    Action, AddressItem, Firewall, IcmpItem, ReversePath, Role, Rule, Where, parse_range, protocol_name,
+};
 use crate::firewall::compile::Matcher;
 use crate::firewall::ranges::{Addresses, Ranges};
+use forwarder_ebpf::abi::MAX_IFACES;
 use forwarder_ebpf::abi::firewall::{
-    LAST_ORIGIN, LAST_SERVICE, OUT_HOST, OUT_UNSERVED, origin_key, rule, service_key, switch, way_key,
+    LAST_ORIGIN, LAST_SERVICE, OUT_HOST, OUT_UNSERVED, RuleAction, origin_key, rule, service_key, switch, way_key,
 };
 use forwarder_ebpf::wire::protocol::{ICMP, ICMPV6, TCP, UDP};
 use std::fmt::Write as _;
@@ -22,6 +25,8 @@ pub struct FirewallPlan {
     pub rules: Vec<PlannedRule>,
     /// Bits of `Control::firewall` that follow.
     pub switches: u32,
+    /// Slots whose sources must be reached by the same interface, and at all: a bit each.
+    pub reverse_path: (u32, u32),
 }
 
 /// A rule as the operator knows it.
@@ -45,7 +50,7 @@ impl FirewallPlan {
     /// The rules for these interfaces, which are named in the order of their slots. `notices` get what an operator may not
     /// expect.
     pub fn of(firewall: &Firewall, interfaces: &[(String, Role)], notices: &mut Vec<String>) -> Self {
-        let wanted = |(name, role): &(String, Role)| Wanted { name: name.clone(), role: *role };
+        let wanted = |(name, role): &(String, Role)| Wanted::plain(name, *role);
         plan(firewall, &interfaces.iter().map(wanted).collect::<Vec<_>>(), notices)
     }
 }
@@ -53,6 +58,15 @@ impl FirewallPlan {
 /// Names become numbers. `wanted` are the interfaces in the order of their slots.
 pub(super) fn plan(firewall: &Firewall, wanted: &[Wanted], notices: &mut Vec<String>) -> FirewallPlan {
     let mut plan = FirewallPlan::default();
+    for (slot, interface) in (0..MAX_IFACES).zip(wanted) {
+        match interface.reverse_path {
+            ReversePath::Strict => plan.reverse_path.0 |= 1 << slot,
+            ReversePath::Loose => plan.reverse_path.1 |= 1 << slot,
+            ReversePath::Off => continue,
+        }
+        plan.switches |= switch::REVERSE_PATH;
+    }
+    bogons(wanted, &mut plan);
     let host = firewall.host.iter().map(|rule| (rule, true));
     for (rule, for_host) in host.chain(firewall.rules.iter().map(|rule| (rule, false))) {
         let name = rule.name.clone().unwrap_or_else(|| format!("line {}", rule.line));
@@ -72,6 +86,52 @@ pub(super) fn plan(firewall: &Firewall, wanted: &[Wanted], notices: &mut Vec<Str
         plan.rules.push(PlannedRule { name, identity, text, action: rule.action, for_host, log: rule.log });
     }
     plan
+}
+
+/// Sources that the world outside does not have: what is for special purposes only (RFC 6890 and the registries it made),
+/// and of IPv6 all but global unicast (2000::/3) and what NAT64 has (RFC 6052).
+const BOGONS: [&str; 19] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/3",
+    "::-64:ff9a:ffff:ffff:ffff:ffff:ffff:ffff",
+    "64:ff9b::1:0:0-1fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+    "2001:10::/28",
+    "2001:db8::/32",
+    "3fff::/20",
+    "4000::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+];
+
+/// The check of sources is a rule before all others, for each interface that wants it.
+fn bogons(wanted: &[Wanted], plan: &mut FirewallPlan) {
+    let ranges: Vec<_> = BOGONS.iter().map(|text| parse_range(text).expect("a prefix")).collect();
+    let sources = Addresses::of(&ranges);
+    for (slot, interface) in (0..).zip(wanted).filter(|(_, interface)| interface.drops_bogons) {
+        let way = |outside| span(way_key(slot, outside, 0, false), way_key(slot, outside, OUT_UNSERVED, true));
+        let ways = if interface.role == Role::Both { vec![way(true)] } else { vec![way(false), way(true)] };
+        plan.matchers.push(Matcher {
+            sources: sources.clone(),
+            destinations: Addresses::all(),
+            services: Ranges::up_to(LAST_SERVICE.into()),
+            origins: Ranges::up_to(LAST_ORIGIN.into()),
+            ways: ways.into_iter().collect(),
+            word: RuleAction::Deny as u64 | rule::BOGON,
+        });
+        let name = format!("bogons by {}", interface.name);
+        let (identity, text) = (name.clone(), "deny sources that the world outside does not have".to_owned());
+        plan.rules.push(PlannedRule { name, identity, text, action: Action::Deny, for_host: false, log: false });
+        plan.switches |= switch::RULES;
+    }
 }
 
 fn matcher(firewall: &Firewall, rule: &Rule, wanted: &[Wanted], for_host: bool) -> Matcher {

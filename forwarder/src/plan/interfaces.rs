@@ -2,7 +2,7 @@
 
 use super::{HostFacts, Link, MissingInterface, PlannedInterface};
 use crate::config::units::list_text;
-use crate::config::{Config, Role};
+use crate::config::{Config, ReversePath, Role};
 use forwarder_ebpf::abi::{IfaceConfig, MAX_IFACES};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,6 +11,15 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 pub(super) struct Wanted {
     pub name: String,
     pub role: Role,
+    pub reverse_path: ReversePath,
+    pub drops_bogons: bool,
+}
+
+impl Wanted {
+    /// Without any check of sources.
+    pub fn plain(name: &str, role: Role) -> Self {
+        Self { name: name.to_owned(), role, reverse_path: ReversePath::Off, drops_bogons: false }
+    }
 }
 
 /// What is to be served, whether the host has it or not.
@@ -18,8 +27,12 @@ pub(super) fn choose(config: &Config, facts: &HostFacts, notices: &mut Vec<Strin
     if config.interfaces.is_empty() {
         return choose_by_route(facts, notices);
     }
-    let wanted =
-        config.interfaces.iter().map(|interface| Wanted { name: interface.name.clone(), role: interface.role });
+    let wanted = config.interfaces.iter().map(|interface| Wanted {
+        name: interface.name.clone(),
+        role: interface.role,
+        reverse_path: interface.reverse_path,
+        drops_bogons: interface.drops_bogons,
+    });
     wanted.collect()
 }
 
@@ -37,7 +50,7 @@ fn choose_by_route(facts: &HostFacts, notices: &mut Vec<String>) -> Vec<Wanted> 
         }
         ([only], _) => {
             notices.push(format!("{why} and {} is the only one of the host, so it serves both sides.", only.name));
-            vec![Wanted { name: only.name.clone(), role: Role::Both }]
+            vec![Wanted::plain(&only.name, Role::Both)]
         }
         (_, None) => {
             let names = list_text(links.iter().map(|link| &link.name));
@@ -54,7 +67,7 @@ fn choose_by_route(facts: &HostFacts, notices: &mut Vec<String>) -> Vec<Wanted> 
                 "{why}, so {} with the default route is outside and all others are inside: {inside}.",
                 outside.name
             ));
-            links.iter().map(|link| Wanted { name: link.name.clone(), role: role(link) }).collect()
+            links.iter().map(|link| Wanted::plain(&link.name, role(link))).collect()
         }
     }
 }
