@@ -8,16 +8,23 @@
 //! | `GET /flows/count?FILTER` | `{"count": n}` |
 //! | `DELETE /flows?FILTER` | `{"removed": n}` |
 //! | `GET /rules` | a list of `firewall::report::RuleReport` |
+//! | `GET /sets` | a list of `SetReport` |
+//! | `GET /sets/NAME` | its ranges, one a line |
+//! | `POST /sets/NAME/add`, `remove`, `replace` | with ranges, one a line; answered as `/reload` |
+//! | `POST /explain` | with a `firewall::explain::Question`: a `firewall::explain::Explanation` |
 //! | `POST /reload` | `{"done": "…"}`, or 422 and why not |
 
-use crate::controller::{Done, Order};
+use crate::controller::{Done, Order, SetChange};
+use crate::firewall::explain::{Ground, Question};
+use crate::firewall::ranges::Addresses;
 use crate::firewall::report::RuleReport;
 use crate::flows::filter::Filter;
 use crate::flows::list;
 use crate::live::Live;
+use crate::{firewall, host};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
@@ -55,6 +62,15 @@ pub struct Report {
     pub done: String,
 }
 
+/// A set of addresses.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SetReport {
+    /// Its name.
+    pub name: String,
+    /// Ranges that do not touch.
+    pub ranges: usize,
+}
+
 /// Opens the socket, for root alone.
 ///
 /// # Errors
@@ -78,6 +94,10 @@ pub async fn serve(listener: UnixListener, live: Arc<Live>) -> std::io::Result<(
         .route("/flows/count", get(flows_count))
         .route("/rules", get(rules))
         .route("/reload", post(reload))
+        .route("/explain", post(explain))
+        .route("/sets", get(sets))
+        .route("/sets/{name}", get(set))
+        .route("/sets/{name}/{change}", post(change_set).layer(DefaultBodyLimit::disable()))
         .with_state(live);
     axum::serve(listener, routes).await
 }
@@ -108,6 +128,48 @@ async fn rules(State(live): State<Arc<Live>>) -> Result<Json<Vec<RuleReport>>, F
 
 async fn reload(State(live): State<Arc<Live>>) -> Response {
     reported(live.order(Order::Reload).await)
+}
+
+async fn sets(State(live): State<Arc<Live>>) -> Json<Vec<SetReport>> {
+    let report = |(name, addresses): &(String, Addresses)| SetReport { name: name.clone(), ranges: addresses.ranges() };
+    Json(live.rules().sets.iter().map(report).collect())
+}
+
+async fn set(State(live): State<Arc<Live>>, UrlPath(name): UrlPath<String>) -> Response {
+    let found = live.rules().sets.iter().find(|(other, _)| *other == name).map(|(_, addresses)| addresses.clone());
+    match found {
+        Some(addresses) => addresses.to_string().into_response(),
+        None => (StatusCode::NOT_FOUND, format!("there is no set `{name}`")).into_response(),
+    }
+}
+
+async fn change_set(
+    State(live): State<Arc<Live>>,
+    UrlPath((name, change)): UrlPath<(String, SetChange)>,
+    ranges: String,
+) -> Response {
+    match crate::config::parse_set(&ranges) {
+        Ok(addresses) => reported(live.order(|reply| Order::Set(name, change, addresses, reply)).await),
+        Err(problem) => (StatusCode::UNPROCESSABLE_ENTITY, problem.to_string()).into_response(),
+    }
+}
+
+async fn explain(State(live): State<Arc<Live>>, Json(question): Json<Question>) -> Result<Response, Failed> {
+    let back = host::route_to(question.source.ip(), None).await;
+    let enters = match (&question.enters, &back.out) {
+        (Some(name), _) => Some((name.clone(), nix::net::if_::if_nametoindex(name.as_str())?)),
+        (None, out) => out.clone(),
+    };
+    let Some(enters) = enters else {
+        let why = "the source is not reached by any interface; say where it enters with `in IFACE`";
+        return Ok((StatusCode::UNPROCESSABLE_ENTITY, why).into_response());
+    };
+    let route = host::route_to(question.destination.ip(), Some((question.source.ip(), &enters.0))).await;
+    let explained = tokio::task::spawn_blocking(move || {
+        let rules = live.rules().clone();
+        firewall::explain::explain(&question, &Ground { datapath: live.datapath(), rules: &rules, enters, route, back })
+    });
+    Ok(Json(explained.await??).into_response())
 }
 
 /// What the loop said, as an answer.

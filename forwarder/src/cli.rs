@@ -30,6 +30,11 @@ pub enum Command {
     Flows(Flows),
     /// Firewall rules in their order: what each has met, and which are never met
     Rules(Output),
+    /// Sets of addresses that rules name
+    #[command(subcommand)]
+    Sets(Sets),
+    /// What would become of a flow, and why: SRC:PORT -> DST:PORT/tcp [in IFACE]
+    Explain(Explain),
     /// Apply a changed configuration without losing a flow or a packet; what cannot be applied changes nothing
     Reload(Output),
 }
@@ -62,6 +67,51 @@ pub struct Output {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `forwarder sets`
+#[derive(Debug, Subcommand)]
+pub enum Sets {
+    /// All sets, or the ranges of one
+    List {
+        /// Which set
+        name: Option<String>,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// These come in, at once and until the next reload
+    Add(ChangeSet),
+    /// These go out
+    Remove(ChangeSet),
+    /// It has these and no others
+    Replace(ChangeSet),
+}
+
+/// Which set, and by what it changes.
+#[derive(Debug, Args)]
+pub struct ChangeSet {
+    /// Which set
+    pub name: String,
+    /// Prefixes, ranges (192.0.2.1-192.0.2.9) or addresses
+    pub ranges: Vec<String>,
+    /// A file of them, one a line
+    #[arg(long)]
+    pub file: Option<PathBuf>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `forwarder explain`
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// SRC:PORT -> DST:PORT/tcp [in IFACE]; quote it, or the shell takes the arrow
+    #[arg(required = true)]
+    pub flow: Vec<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// `forwarder flows`

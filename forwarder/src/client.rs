@@ -1,7 +1,7 @@
 //! The other commands' side of the control socket: HTTP over a unix socket, JSON in the bodies.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, body::Incoming};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -40,7 +40,20 @@ pub enum ClientError {
 /// # Errors
 /// See [`ClientError`].
 pub async fn ask<T: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Result<T, ClientError> {
-    let body = send(socket, method, path).await?.into_body().collect().await?.to_bytes();
+    tell(socket, method, path, (Bytes::new(), "text/plain")).await
+}
+
+/// Asks for a path with a body of a content type, and reads the whole answer.
+///
+/// # Errors
+/// See [`ClientError`].
+pub async fn tell<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: (Bytes, &str),
+) -> Result<T, ClientError> {
+    let body = send(socket, method, path, body).await?.into_body().collect().await?.to_bytes();
     Ok(serde_json::from_slice(&body)?)
 }
 
@@ -53,7 +66,7 @@ pub async fn ask_lines(
     path: &str,
     mut show: impl FnMut(&[u8]) -> Result<(), ClientError>,
 ) -> Result<(), ClientError> {
-    let mut body = send(socket, Method::GET, path).await?.into_body();
+    let mut body = send(socket, Method::GET, path, (Bytes::new(), "text/plain")).await?.into_body();
     let mut pending = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
@@ -66,7 +79,12 @@ pub async fn ask_lines(
     Ok(())
 }
 
-async fn send(socket: &Path, method: Method, path: &str) -> Result<Response<Incoming>, ClientError> {
+async fn send(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    (body, content): (Bytes, &str),
+) -> Result<Response<Incoming>, ClientError> {
     let failed = |source| ClientError::Connect { path: socket.to_owned(), source };
     let stream = UnixStream::connect(socket).await.map_err(failed)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -76,8 +94,9 @@ async fn send(socket: &Path, method: Method, path: &str) -> Result<Response<Inco
         .method(method)
         .uri(path)
         .header(hyper::header::HOST, "forwarder")
-        .body(Empty::<Bytes>::new())
-        .expect("a method, a path and one header make a request");
+        .header(hyper::header::CONTENT_TYPE, content)
+        .body(Full::new(body))
+        .expect("a method, a path and two headers make a request");
     let response = sender.send_request(request).await?;
     if response.status().is_success() {
         return Ok(response);

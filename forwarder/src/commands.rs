@@ -1,9 +1,14 @@
-//! The commands that look: `check`, `status` and `flows`. What they print is for people, or JSON.
+//! The commands: `check`, `status` and `flows` here, the firewall's in `firewall`. What they print is for people, or JSON.
 
-use crate::api::{Counted, Removed, Report};
+mod firewall;
+
+pub use firewall::{explain, reload, rules, sets};
+
+use crate::api::{Counted, Removed};
 use crate::cli::{Check, Flows, Output, Select};
 use crate::client::{ClientError, ask, ask_lines};
-use crate::firewall::report::RuleReport;
+use crate::firewall::compile::compile;
+use crate::firewall::lockout;
 use crate::flows::filter::Filter;
 use crate::flows::list::Connection;
 use crate::host::Netlink;
@@ -22,7 +27,11 @@ use std::path::Path;
 pub async fn check(arguments: &Check) -> Result<()> {
     let config = config::read(arguments.config.as_deref())?;
     let netlink = Netlink::open().await?;
-    let plan = plan::plan(&config, &netlink.facts().await?)?;
+    let mut plan = plan::plan(&config, &netlink.facts().await?)?;
+    // Whether the rules fit shows only when they are compiled.
+    compile(&plan.firewall_rules.matchers, plan.firewall.max_memory.into())?;
+    let connection = std::env::var("SSH_CONNECTION").unwrap_or_default();
+    plan.notices.extend(lockout::warning(&plan.firewall_rules, &connection));
     let mut out = stdout().lock();
     if arguments.output.json {
         serde_json::to_writer_pretty(&mut out, &plan.summary()).context("cannot write the plan")?;
@@ -45,44 +54,6 @@ pub async fn status(instance: &str, output: Output) -> Result<()> {
     } else {
         write!(out, "{}", text::page(&status)).context("cannot write the status")
     }
-}
-
-/// `forwarder rules`
-///
-/// # Errors
-/// When no forwarder answers.
-pub async fn rules(instance: &str, output: Output) -> Result<()> {
-    let rules: Vec<RuleReport> = ask(&socket(instance), Method::GET, "/rules").await?;
-    let mut out = BufWriter::new(stdout().lock());
-    if output.json {
-        serde_json::to_writer_pretty(&mut out, &rules).context("cannot write the rules")?;
-        writeln!(out)?;
-    } else {
-        writeln!(out, "{:>10} {:>12} {:>10}  rule", "hits", "bytes", "last s ago")?;
-        for rule in rules {
-            let ago = rule.last_hit_seconds.map_or_else(|| "-".to_owned(), |ago| format!("{ago:.0}"));
-            let host = if rule.host { "host: " } else { "" };
-            let unmet = rule.unmet.map_or_else(String::new, |why| format!("  -- never met: {why}"));
-            let (hits, bytes, name, text) = (rule.hits, rule.bytes, rule.name, rule.rule);
-            writeln!(out, "{hits:>10} {bytes:>12} {ago:>10}  {host}{name}: {text}{unmet}")?;
-        }
-    }
-    out.flush().context("cannot write the rules")
-}
-
-/// `forwarder reload`
-///
-/// # Errors
-/// When no forwarder answers, or the configuration cannot be applied.
-pub async fn reload(instance: &str, output: Output) -> Result<()> {
-    let report: Report = ask(&socket(instance), Method::POST, "/reload").await?;
-    print_done(&report, output)
-}
-
-fn print_done(report: &Report, output: Output) -> Result<()> {
-    let text =
-        if output.json { serde_json::to_string(report).expect("plain data is JSON") } else { report.done.clone() };
-    writeln!(stdout(), "{text}").context("cannot write the answer")
 }
 
 /// `forwarder flows`

@@ -13,8 +13,10 @@ mod firewall;
 mod interfaces;
 mod neighbours;
 mod orders;
+mod sets;
 
 pub use orders::{Done, Order};
+pub use sets::SetChange;
 
 use crate::config::{Config, PickUpTcp};
 use crate::datapath::{DatapathError, HeldFrames, PacketSocket};

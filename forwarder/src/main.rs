@@ -33,6 +33,8 @@ async fn perform(cli: &Cli) -> Result<()> {
         Command::Check(arguments) => commands::check(arguments).await,
         Command::Status(output) => commands::status(&cli.instance, *output).await,
         Command::Rules(output) => commands::rules(&cli.instance, *output).await,
+        Command::Sets(arguments) => commands::sets(&cli.instance, arguments).await,
+        Command::Explain(arguments) => commands::explain(&cli.instance, arguments).await,
         Command::Reload(output) => commands::reload(&cli.instance, *output).await,
         Command::Flows(arguments) => commands::flows(&cli.instance, arguments).await,
     }

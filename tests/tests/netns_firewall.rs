@@ -164,3 +164,91 @@ fn a_reload_ends_what_is_no_longer_allowed_and_nothing_else() -> Result<()> {
 fn configure(lab: &Lab, more: &str) -> Result<()> {
     lab.appliance.write_config(&format!("{}{more}", lab.net.config()))
 }
+
+/// A set changes under live connections, and what a flow would meet is explained.
+#[test]
+fn sets_change_live_and_flows_are_explained() -> Result<()> {
+    let rules = "[[firewall.set]]\nname = \"bad\"\nprefixes = [\"192.0.2.1\"]\n\
+        [[firewall.rule]]\nname = \"no bad\"\naction = \"deny\"\ndestination = [\"@bad\"]\n";
+    let lab = Lab::with_config(Options::default(), &format!("{rules}{SMALL_TABLE}"))?;
+    let _tcp = serve::tcp_echo(&lab.net.server, &[7], 8)?;
+    let open = |family| EchoConnection::open(lab.client(), SocketAddr::new(lab.server(family), 7));
+    let (mut v4, mut v6) = (open(Family::V4)?, open(Family::V6)?);
+    let explain = |flow: &str| lab.appliance.ask(&["explain", flow]);
+    let flow = "10.0.1.10:40000 -> 203.0.113.10:7/tcp in inside";
+    let said = explain(flow)?;
+    for part in ["out by outside", "default for inside is allow", "leaves as 198.51.100.10", "forwarded"] {
+        ensure!(said.contains(part), "no `{part}` in\n{said}");
+    }
+    lab.appliance.ask(&["sets", "add", "bad", "203.0.113.0/24"])?;
+    let said = explain(flow)?;
+    for part in ["203.0.113.10 is in set @bad", "rule `no bad`", "dropped as policy"] {
+        ensure!(said.contains(part), "no `{part}` in\n{said}");
+    }
+    ensure!(v4.ping().is_err(), "its destination is in the set now");
+    for _ in 0..10 {
+        v6.ping()?;
+    }
+    lab.appliance.ask(&["sets", "remove", "bad", "203.0.113.8/29"])?;
+    open(Family::V4)?.ping()?;
+    let many = lab.appliance.scratch().join("many");
+    let lines: String = (0..100_000u32).map(|n| format!("11.{}.{}.{}\n", n >> 15 & 255, n >> 7 & 255, (n & 127) * 2)).collect();
+    std::fs::write(&many, lines)?;
+    let begun = std::time::Instant::now();
+    lab.appliance.ask(&["sets", "replace", "bad", "--file", many.to_str().context("a path")?])?;
+    println!("a set of 100,000 in {:?} with the test's own build", begun.elapsed());
+    ensure!(lab.appliance.ask(&["sets", "list"])?.contains("100000"), "{}", lab.appliance.ask(&["sets", "list"])?);
+    open(Family::V4)?.ping()?;
+    ensure!(explain("10.0.1.10:1 -> 11.0.0.2:80/tcp in inside")?.contains("no bad"));
+    ensure!(explain("[2001:db8:1::10]:1 -> [2001:db8:3::10]:80/tcp")?.contains("forwarded"));
+    ensure!(explain("203.0.113.10:1 -> 10.0.1.10:80/tcp in outside")?.contains("default for outside is deny"));
+    Ok(())
+}
+
+/// A flood of SYNs from invented sources and of datagrams from one: what is established goes on, the other side may begin,
+/// and everything that was refused has been counted.
+#[test]
+fn a_flood_takes_room_from_nobody() -> Result<()> {
+    let config = "[flows]\nmax = \"4k\"\n[firewall]\ndefault = { outside = \"allow\" }\n\
+        [firewall.limits]\nunanswered_percent = 50\nnew_per_second_per_source = 200\nflows_per_source = 300\n";
+    let lab = Lab::with_config(Options { clients: 2, ..Options::default() }, config)?;
+    let _tcp = serve::tcp_echo(&lab.net.server, &[7], 64)?;
+    lab.net.world.ip("route add blackhole 203.0.113.99/32")?;
+    let server = SocketAddr::new(lab.server(Family::V4), 7);
+    let mut streams = (0..20).map(|_| EchoConnection::open(lab.client(), server)).collect::<Result<Vec<_>>>()?;
+    // Sources that are invented, and few enough packets of each that no source is over its limit.
+    let mac = forwarder_kit::sniff::mac(&lab.net.appliance, "outside")?;
+    let world = forwarder_kit::sniff::Sniffer::open(&lab.net.world, "app")?;
+    let flood = |from: std::ops::Range<u32>| -> Result<()> {
+        for n in from {
+            let source = std::net::Ipv4Addr::from_bits(0x2d00_0000 + n * 7919).to_string();
+            let packet = forwarder_kit::Packet::between(&source, "10.0.1.10").macs([2; 6], mac);
+            world.inject(&packet.tcp(1024, 80, forwarder_kit::packet::flag::SYN, n).build())?;
+        }
+        Ok(())
+    };
+    flood(0..6000)?;
+    let drops = lab.appliance.status()?.drops()?;
+    let refused = drops.get("unanswered_limit").copied().unwrap_or(0);
+    ensure!((3000..6000).contains(&refused), "{drops:?}");
+    ensure!(drops.get("table_full").is_none_or(|count| *count == 0), "{drops:?}");
+    for stream in &mut streams {
+        stream.ping().context("an established connection was a victim of SYNs")?;
+    }
+    EchoConnection::open(lab.client(), server).context("the other side has its own share")?.ping()?;
+    // One client that floods is held back alone.
+    lab.net.clients[1].enter(|| {
+        for port in 0..2000u16 {
+            UdpSocket::bind(("0.0.0.0", 10_000 + port))?.send_to(b"flood", "203.0.113.99:9")?;
+        }
+        Ok(())
+    })?;
+    let drops = lab.appliance.status()?.drops()?;
+    let held = ["source_rate", "source_flows"].map(|reason| drops.get(reason).copied().unwrap_or(0));
+    ensure!(held.iter().sum::<u64>() >= 1600, "{drops:?}");
+    EchoConnection::open(lab.client(), server).context("another client's flood is none of ours")?.ping()?;
+    for stream in &mut streams {
+        stream.ping().context("an established connection was a victim of datagrams")?;
+    }
+    Ok(())
+}

@@ -5,7 +5,7 @@ mod set;
 mod words;
 
 pub use rule::{AddressItem, IcmpItem, Rule, TcpFlags, Where};
-pub use set::{Set, SetError, is_name as is_set_name, read_file as read_set_file};
+pub use set::{Set, SetError, is_name as is_set_name, parse as parse_set, read_file as read_set_file};
 pub use words::{parse_range, protocol_name};
 
 use super::document::Section;

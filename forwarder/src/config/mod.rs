@@ -18,7 +18,7 @@ pub use error::{ConfigError, Place};
 pub use firewall::{
     Action, AddressItem, Defaults, Firewall, IcmpItem, Limits, Rule, Set, TcpFlags, Where, protocol_name,
 };
-pub use firewall::{SetError, is_set_name, parse_range, read_set_file};
+pub use firewall::{SetError, is_set_name, parse_range, parse_set, read_set_file};
 pub use interface::{Interface, ReversePath, Role};
 pub use limits::{CONNECTIONS, Flows, Icmp, Measure, PickUpTcp};
 pub use nat::{ExemptRule, Filtering, Mapping, Nat, SourceRule};

@@ -300,7 +300,7 @@ fn unknown_keys_and_broken_text_are_refused_in_full() {
         ),
         (
             "[[interface]]\nnmae = \"ens5\"",
-            "f.toml:2: interface.nmae: unknown key, allowed here: name, role; correct or remove it".to_owned(),
+            "f.toml:2: interface.nmae: unknown key, allowed here: name, role, reverse_path, bogons; correct or remove it".to_owned(),
         ),
         (
             "[[nat.static]]\npublic = \"198.51.100.20\"",

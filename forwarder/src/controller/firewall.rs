@@ -28,10 +28,13 @@ impl Controller {
             self.log_failure("write down which rule has which counter", saved);
             let mut in_force = InForce::new(planned, &assigned.counters);
             in_force.bytes = compiled.bytes();
+            in_force.lines = compiled.lines.into();
             *self.live.rules() = in_force;
             self.firewall = Some(planned.clone());
         }
         let default = plan.firewall.default;
+        let sets = plan.firewall.sets.iter().map(|set| (set.name.clone(), set.addresses.clone())).collect();
+        self.live.rules().sets = sets;
         self.live.rules().defaults = [default.inside, default.outside].map(|action| action.name().to_owned());
         Ok(())
     }

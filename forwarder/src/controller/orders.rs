@@ -1,8 +1,9 @@
 //! What others ask of the loop, which alone changes what is configured: from the control socket, or by a signal.
 
-use super::Controller;
+use super::{Controller, SetChange};
 use crate::config;
 use crate::error::one_line;
+use crate::firewall::ranges::Addresses;
 use tokio::sync::oneshot;
 
 /// What became of an order: a sentence, either way.
@@ -13,6 +14,8 @@ pub type Done = Result<String, String>;
 pub enum Order {
     /// Read the configuration again.
     Reload(oneshot::Sender<Done>),
+    /// Change a set: its name, how, and by which addresses.
+    Set(String, SetChange, Addresses, oneshot::Sender<Done>),
 }
 
 impl Controller {
@@ -21,6 +24,10 @@ impl Controller {
             Order::Reload(reply) => {
                 let done = self.reload().await;
                 // Who asked may have gone.
+                let _ = reply.send(done);
+            }
+            Order::Set(name, change, addresses, reply) => {
+                let done = self.change_set(&name, change, addresses).await;
                 let _ = reply.send(done);
             }
         }

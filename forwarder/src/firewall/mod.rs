@@ -1,7 +1,9 @@
 //! The firewall in user space: what the operator's rules mean, compiled for the datapath, counted and explained.
 
 pub mod compile;
+pub mod explain;
 pub mod ledger;
+pub mod lockout;
 pub mod ranges;
 pub mod report;
 pub mod shadow;

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 /// Disjoint ranges in rising order, both ends included, none touching the next. Shared, so that a copy costs nothing.
@@ -146,6 +146,21 @@ impl fmt::Display for AddressRange {
 impl From<IpNet> for AddressRange {
     fn from(net: IpNet) -> Self {
         Self { first: net.network(), last: net.broadcast() }
+    }
+}
+
+impl fmt::Display for Addresses {
+    /// Its ranges, one a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let v4 = self.v4.as_slice().iter().map(|(first, last)| {
+            let [first, last] = [*first, *last].map(|number| IpAddr::from(Ipv4Addr::from_bits(number as u32)));
+            AddressRange { first, last }
+        });
+        let v6 = self.v6.as_slice().iter().map(|(first, last)| {
+            let [first, last] = [*first, *last].map(|number| IpAddr::from(Ipv6Addr::from_bits(number)));
+            AddressRange { first, last }
+        });
+        v4.chain(v6).try_for_each(|range| writeln!(f, "{range}"))
     }
 }
 

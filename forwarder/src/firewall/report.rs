@@ -1,7 +1,9 @@
 //! What `forwarder rules` shows: every rule in its order, what it has met, and what keeps others from it.
 
 use crate::plan::{FirewallPlan, PlannedRule};
-use forwarder_ebpf::abi::firewall::{COUNTER_INSIDE, COUNTER_OUTSIDE, RuleCounter};
+use forwarder_ebpf::abi::firewall::{COUNTER_INSIDE, COUNTER_OUTSIDE, Line, RuleCounter};
+use std::sync::Arc;
+use super::ranges::Addresses;
 use serde::{Deserialize, Serialize};
 
 /// The rules that are in force, as the loop last applied them.
@@ -13,6 +15,10 @@ pub struct InForce {
     pub defaults: [String; 2],
     /// Why a rule is never met, by its place.
     pub unmet: Vec<Option<String>>,
+    /// The compiled policy.
+    pub lines: Arc<[Line]>,
+    /// Sets of addresses, by name.
+    pub sets: Vec<(String, Addresses)>,
     /// Memory that the rules take in the kernel, bytes.
     pub bytes: u64,
 }

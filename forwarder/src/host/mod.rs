@@ -28,10 +28,12 @@ mod neighbour;
 mod netlink;
 mod notify;
 mod ports;
+mod route;
 mod sysctl;
 #[cfg(test)]
 mod testing;
 
+pub use route::route_to;
 pub use bpffs::Bpffs;
 pub use events::HostEvent;
 pub use kernel::{require_kernel, require_root};

@@ -1,6 +1,6 @@
 //! A plan for people and for programs, `forwarder check` and `forwarder check --json`, from the same words.
 
-use super::{Plan, TableSize};
+use super::{FirewallPlan, Plan, PlannedRule, TableSize};
 use crate::config::Role;
 use crate::config::units::{bytes_text, duration_text, list_text, size_text};
 use forwarder_ebpf::abi::{NatAction, NatRule};
@@ -66,6 +66,15 @@ struct Rule {
 #[derive(Clone, Debug, Serialize)]
 struct Firewall {
     default: BTreeMap<&'static str, &'static str>,
+    rules: Vec<FirewallRule>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct FirewallRule {
+    name: String,
+    rule: String,
+    host: bool,
+    unmet: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -127,6 +136,7 @@ impl Plan {
             nat: self.nat_summary(),
             firewall: Firewall {
                 default: BTreeMap::from([("inside", default.inside.name()), ("outside", default.outside.name())]),
+                rules: firewall_rules(&self.firewall_rules),
             },
             timeouts_ms: self.timeouts.named().map(|(key, timeout)| (key, timeout.as_millis() as u64)).collect(),
             flows: Flows {
@@ -161,6 +171,16 @@ impl Plan {
             local_port_range: self.nat.local_port_range,
         }
     }
+}
+
+fn firewall_rules(plan: &FirewallPlan) -> Vec<FirewallRule> {
+    let row = |(rule, unmet): (&PlannedRule, Option<String>)| FirewallRule {
+        name: rule.name.clone(),
+        rule: rule.text.clone(),
+        host: rule.for_host,
+        unmet,
+    };
+    plan.rules.iter().zip(crate::firewall::shadow::unmet(plan)).map(row).collect()
 }
 
 fn interface(planned: &super::PlannedInterface) -> Interface {
@@ -202,6 +222,11 @@ impl fmt::Display for Summary {
         self.nat.fmt(f)?;
         let defaults = self.firewall.default.iter().map(|(side, action)| format!("{side} {action}"));
         writeln!(f, "firewall, new flows\n  {}", list_text(defaults))?;
+        for (at, rule) in (1..).zip(&self.firewall.rules) {
+            let host = if rule.host { "host: " } else { "" };
+            let unmet = rule.unmet.as_ref().map_or_else(String::new, |why| format!("  -- never met: {why}"));
+            writeln!(f, "  {at:>3} {host}{}: {}{unmet}", rule.name, rule.rule)?;
+        }
         writeln!(f, "timeouts")?;
         for (key, timeout_ms) in &self.timeouts_ms {
             writeln!(f, "  {key:<15} {}", duration_text(Duration::from_millis(*timeout_ms)))?;

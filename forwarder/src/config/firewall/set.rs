@@ -82,7 +82,14 @@ pub fn is_name(name: &str) -> bool {
 /// # Errors
 /// When it cannot be read, or a line is wrong.
 pub fn read_file(path: &Path) -> std::result::Result<Addresses, SetError> {
-    let text = std::fs::read_to_string(path).map_err(SetError::Read)?;
+    parse(&std::fs::read_to_string(path).map_err(SetError::Read)?)
+}
+
+/// Reads prefixes, ranges and addresses, one a line; `#` begins a comment.
+///
+/// # Errors
+/// When a line is wrong.
+pub fn parse(text: &str) -> std::result::Result<Addresses, SetError> {
     let mut ranges = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {
         let text = text.split('#').next().unwrap_or_default().trim();
