@@ -192,7 +192,8 @@ fn sets_change_live_and_flows_are_explained() -> Result<()> {
     lab.appliance.ask(&["sets", "remove", "bad", "203.0.113.8/29"])?;
     open(Family::V4)?.ping()?;
     let many = lab.appliance.scratch().join("many");
-    let lines: String = (0..100_000u32).map(|n| format!("11.{}.{}.{}\n", n >> 15 & 255, n >> 7 & 255, (n & 127) * 2)).collect();
+    let lines: String =
+        (0..100_000u32).map(|n| format!("11.{}.{}.{}\n", n >> 15 & 255, n >> 7 & 255, (n & 127) * 2)).collect();
     std::fs::write(&many, lines)?;
     let begun = std::time::Instant::now();
     lab.appliance.ask(&["sets", "replace", "bad", "--file", many.to_str().context("a path")?])?;

@@ -57,7 +57,12 @@ fn prefixes(texts: &[&str]) -> Vec<ipnet::Ipv4Net> {
 #[test]
 fn a_whole_config_is_read() {
     let config = parse(SAMPLE, "f.toml").unwrap();
-    let interface = |name: &str, role| Interface { name: name.to_owned(), role, reverse_path: ReversePath::Off, drops_bogons: false };
+    let interface = |name: &str, role| Interface {
+        name: name.to_owned(),
+        role,
+        reverse_path: ReversePath::Off,
+        drops_bogons: false,
+    };
     assert_eq!(config.interfaces, [interface("ens5", Role::Outside), interface("ens6", Role::Inside)]);
     let everything = prefixes(&["0.0.0.0/0"]);
     let first = SourceRule {

@@ -269,7 +269,8 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses.
     pub fn read_nat(&self, bank: u32) -> Result<(Vec<NatRule>, Vec<[u8; 4]>)> {
-        let rules = (0..MAX_NAT_RULES).map(|at| Ok(self.nat_rules.read(&(bank * MAX_NAT_RULES + at))?.unwrap_or_default()));
+        let rules =
+            (0..MAX_NAT_RULES).map(|at| Ok(self.nat_rules.read(&(bank * MAX_NAT_RULES + at))?.unwrap_or_default()));
         let address = |at| Ok(self.nat_addresses.read(&(bank * MAX_NAT_ADDRESSES + at))?.unwrap_or_default());
         Ok((rules.collect::<Result<_>>()?, (0..MAX_NAT_ADDRESSES).map(address).collect::<Result<_>>()?))
     }

@@ -87,7 +87,9 @@ pub fn explain(question: &Question, ground: &Ground<'_>) -> Result<Explanation, 
         Verdict::Forward(_) => ("forward", "forwarded".to_owned()),
         Verdict::Pass(why) => ("pass", format!("left to the host: {}", why.text())),
         Verdict::Drop(why) => ("drop", format!("dropped as {}: {}", why.name(), why.text())),
-        Verdict::Answered(why) => ("drop", format!("dropped as {}, and its sender is told: {}", why.name(), why.text())),
+        Verdict::Answered(why) => {
+            ("drop", format!("dropped as {}, and its sender is told: {}", why.name(), why.text()))
+        }
         Verdict::Next(_) => ("drop", "dropped: the datapath did not decide".to_owned()),
     };
     steps.push(end);
@@ -165,8 +167,12 @@ fn rule(sim: &Sim, rules: &InForce) -> Option<String> {
 
 fn translation(sim: &Sim) -> Option<String> {
     let translated = status::ORIGINATOR | status::SOURCE_NAT;
-    let (_, entry) =
-        sim.flows4.all().into_iter().map(|(key, entry, ..)| (key, entry)).find(|(_, entry)| entry.status.load() & translated == translated)?;
+    let (_, entry) = sim
+        .flows4
+        .all()
+        .into_iter()
+        .map(|(key, entry, ..)| (key, entry))
+        .find(|(_, entry)| entry.status.load() & translated == translated)?;
     let address = IpAddr::from(entry.source());
     Some(format!("source NAT: leaves as {address}, from the same port if it is free there"))
 }
@@ -217,7 +223,9 @@ mod tests {
         assert_eq!(read.enters.as_deref(), Some("ens6"));
         assert_eq!(parse(&["[2001:db8::1]:1->[2001:db8::2]:2/udp".to_owned()]).unwrap().protocol, UDP);
         assert_eq!(parse(&words("2001:db8::1 -> 2001:db8::2/icmp")).unwrap().protocol, ICMPV6);
-        for wrong in ["", "10.0.0.1", "10.0.0.1:1 -> 10.0.0.2:2", "10.0.0.1:1 -> ::1/tcp", "10.0.0.1:1 -> 10.0.0.2:2/gre"] {
+        for wrong in
+            ["", "10.0.0.1", "10.0.0.1:1 -> 10.0.0.2:2", "10.0.0.1:1 -> ::1/tcp", "10.0.0.1:1 -> 10.0.0.2:2/gre"]
+        {
             assert!(parse(&words(wrong)).is_err(), "{wrong}");
         }
     }

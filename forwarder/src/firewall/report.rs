@@ -1,10 +1,10 @@
 //! What `forwarder rules` shows: every rule in its order, what it has met, and what keeps others from it.
 
+use super::ranges::Addresses;
 use crate::plan::{FirewallPlan, PlannedRule};
 use forwarder_ebpf::abi::firewall::{COUNTER_INSIDE, COUNTER_OUTSIDE, Line, RuleCounter};
-use std::sync::Arc;
-use super::ranges::Addresses;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The rules that are in force, as the loop last applied them.
 #[derive(Clone, Debug, Default)]

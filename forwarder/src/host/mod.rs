@@ -33,7 +33,6 @@ mod sysctl;
 #[cfg(test)]
 mod testing;
 
-pub use route::route_to;
 pub use bpffs::Bpffs;
 pub use events::HostEvent;
 pub use kernel::{require_kernel, require_root};
@@ -43,6 +42,7 @@ pub use neighbour::{Neighbour, NeighbourState};
 pub use netlink::Netlink;
 pub use notify::{notify_ready, notify_status, notify_stopping};
 pub use ports::{PortSet, local_port_range};
+pub use route::route_to;
 pub use sysctl::HostChanges;
 
 use std::io;

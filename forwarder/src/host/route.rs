@@ -31,7 +31,9 @@ pub async fn route_to(address: IpAddr, from: Option<(IpAddr, &str)>) -> KernelRo
     let index = nix::net::if_::if_nametoindex(dev.as_str()).ok();
     match (answer.kind.as_deref(), index) {
         (Some("local"), _) => KernelRoute { out: None, text: "the host itself".to_owned() },
-        (Some("unreachable" | "prohibit" | "blackhole"), _) | (_, None) => none(answer.kind.as_deref().unwrap_or("no way")),
+        (Some("unreachable" | "prohibit" | "blackhole"), _) | (_, None) => {
+            none(answer.kind.as_deref().unwrap_or("no way"))
+        }
         (_, Some(index)) => {
             let via = answer.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
             KernelRoute { text: format!("out by {dev}{via}"), out: Some((dev, index)) }
