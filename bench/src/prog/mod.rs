@@ -12,6 +12,7 @@ mod bed;
 mod flows;
 mod measure;
 mod path;
+mod rules;
 
 use crate::load::{come_first, stay_on};
 use crate::report::Table;
@@ -22,6 +23,7 @@ use measure::{Amount, Meter};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 use path::{Method, Path};
+use rules::Rules;
 use std::time::{Duration, Instant};
 
 /// Connections that the tables can be filled with: beyond, public addresses run out of the network they are taken from.
@@ -166,6 +168,14 @@ fn measure(table: &mut Table, bed: &Bed, meter: &mut Meter<'_>, amount: Amount) 
     }
     for path in Path::ALL.into_iter().filter(|path| path.method() == Method::Calls) {
         push(table, path.name(), flows, meter.calls_ns(path, amount)? - harness);
+    }
+    for rules in Rules::ALL {
+        rules::set(bed, rules)?;
+        for path in [Path::New4, Path::New6, Path::Deny, Path::Udp4Out] {
+            let name = format!("{}, {}", path.name(), rules.name());
+            push(table, &name, flows, meter.calls_ns(path, amount)? - harness);
+        }
+        rules::clear(bed)?;
     }
     push(table, HARNESS, flows, harness);
     push(table, CHECK, flows, meter.calls_ns(Path::Udp4Out, amount)? - harness);
