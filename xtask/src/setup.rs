@@ -39,10 +39,11 @@ const fn program(name: &'static str, debian: &'static str, fedora: &'static str)
 }
 
 /// What tests and demo drive.
-const PROGRAMS: [Program; 16] = [
+const PROGRAMS: [Program; 17] = [
     program("cc", "gcc", "gcc"),
     program("nft", "nftables", "nftables"),
     program("iperf3", "iperf3", "iperf3"),
+    program("nmap", "nmap", "nmap"),
     program("ethtool", "ethtool", "ethtool"),
     program("tcpdump", "tcpdump", "tcpdump"),
     program("conntrack", "conntrack", "conntrack-tools"),

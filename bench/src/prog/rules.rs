@@ -39,7 +39,8 @@ impl Rules {
             Self::Set => {
                 text.push_str("[[firewall.set]]\nname = \"many\"\nprefixes = [");
                 for n in 0..100_000u32 {
-                    write!(text, "\"11.{}.{}.{}\",", n >> 15, n >> 7 & 255, (n & 127) * 2).expect("strings take everything");
+                    write!(text, "\"11.{}.{}.{}\",", n >> 15, n >> 7 & 255, (n & 127) * 2)
+                        .expect("strings take everything");
                 }
                 text.push_str("]\n[[firewall.rule]]\naction = \"deny\"\ndestination = \"@many\"\n");
             }

@@ -12,6 +12,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
+    ("nft", "nftables"),
+    ("nmap", "nmap"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
     ("ss", "iproute2"),
