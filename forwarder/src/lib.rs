@@ -12,6 +12,7 @@
 //! | [`datapath`] | the programs and maps in the kernel; the only module that names aya |
 //! | [`controller`], [`waiting`], [`unreachable`](mod@unreachable) | the loop; frames that wait for a neighbour, and the answer when none comes |
 //! | [`flows`], [`sweeper`] | connections: list, flush, forget |
+//! | [`record`], [`flowlog`] | flow log records; who makes them and where they go |
 //! | [`measure`], [`status`] | rates, latencies; the page that shows them |
 //! | [`run`], [`state`], [`live`], [`api`] | one running instance and its control socket |
 //! | [`cli`], [`commands`], [`client`], [`logging`], [`error`] | the command line |
@@ -25,12 +26,14 @@ pub mod controller;
 pub mod datapath;
 pub mod error;
 pub mod firewall;
+pub mod flowlog;
 pub mod flows;
 pub mod host;
 pub mod live;
 pub mod logging;
 pub mod measure;
 pub mod plan;
+pub mod record;
 pub mod run;
 pub mod state;
 pub mod status;

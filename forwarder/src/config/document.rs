@@ -172,6 +172,14 @@ impl<'d, 'i> Field<'d, 'i> {
         }
     }
 
+    /// `true` or `false`.
+    pub(super) fn boolean(&self) -> Result<bool> {
+        match self.value.get_ref() {
+            DeValue::Boolean(value) => Ok(*value),
+            _ => Err(self.refuse("must be true or false, without quotes")),
+        }
+    }
+
     /// A duration in this range of seconds.
     pub(super) fn duration(&self, allowed_s: &RangeInclusive<u64>) -> Result<Duration> {
         let duration = self.parse(units::parse_duration)?;

@@ -8,6 +8,7 @@
 mod document;
 mod error;
 mod firewall;
+mod flow_logs;
 mod interface;
 mod limits;
 mod nat;
@@ -19,6 +20,9 @@ pub use firewall::{
     Action, AddressItem, Defaults, Firewall, IcmpItem, Limits, Rule, Set, TcpFlags, Where, protocol_name,
 };
 pub use firewall::{SetError, is_set_name, parse_range, parse_set, read_set_file};
+pub use flow_logs::{
+    Cloud, Destination, Filter, FlowLogs, Identity, InterfaceIdentity, Kind as DestinationKind, Objects, Rotation,
+};
 pub use interface::{Interface, ReversePath, Role};
 pub use limits::{CONNECTIONS, Flows, Icmp, Measure, PickUpTcp};
 pub use nat::{ExemptRule, Filtering, Mapping, Nat, SourceRule};
@@ -34,7 +38,7 @@ use std::path::Path;
 /// Where a config is when none is named.
 pub const DEFAULT_PATH: &str = "/etc/forwarder/forwarder.toml";
 
-const KEYS: &[&str] = &["interface", "nat", "firewall", "timeouts", "flows", "icmp", "measure"];
+const KEYS: &[&str] = &["interface", "nat", "firewall", "timeouts", "flows", "flow_logs", "icmp", "measure"];
 
 /// A whole config. The default serves a NAT instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +53,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Flow tables.
     pub flows: Flows,
+    /// Flow logs.
+    pub flow_logs: FlowLogs,
     /// ICMP errors of our own.
     pub icmp: Icmp,
     /// What is measured.
@@ -117,6 +123,7 @@ fn read_all(root: &mut Section<'_, '_>) -> Result<Config> {
         firewall: root.section("firewall", firewall::KEYS, Firewall::read)?,
         timeouts: root.section("timeouts", timeouts::KEYS, Timeouts::read)?,
         flows: root.section("flows", limits::FLOWS_KEYS, Flows::read)?,
+        flow_logs: root.section("flow_logs", flow_logs::KEYS, FlowLogs::read)?,
         icmp: root.section("icmp", limits::ICMP_KEYS, Icmp::read)?,
         measure: root.section("measure", limits::MEASURE_KEYS, Measure::read)?,
         origin: Origin::default(),

@@ -297,7 +297,7 @@ fn numbers_are_refused_in_full() {
 
 #[test]
 fn unknown_keys_and_broken_text_are_refused_in_full() {
-    let top = "interface, nat, firewall, timeouts, flows, icmp, measure";
+    let top = "interface, nat, firewall, timeouts, flows, flow_logs, icmp, measure";
     let cases = [
         (
             "\n[flow]\nmax = 1\n[zzz]",

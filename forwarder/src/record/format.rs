@@ -1,0 +1,400 @@
+//! A format, and records as lines of it: single spaces, `-` for what does not apply, as AWS writes and parsers expect.
+
+use super::{Direction, Interface, Interfaces, Place, Record, Span, Tuple, Window};
+use super::{Field, OWN};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::IpAddr;
+
+/// The fields of every line, in order; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Format {
+    fields: Vec<Field>,
+    version: u32,
+}
+
+impl Default for Format {
+    fn default() -> Self {
+        Self::of(Field::DEFAULT.to_vec())
+    }
+}
+
+/// Why a text is no format. Completes a sentence that begins with the text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    /// Nothing in it.
+    #[error("is empty; write \"default\" or fields such as \"${{srcaddr}} ${{dstaddr}} ${{bytes}}\"")]
+    Empty,
+    /// Not a field in braces.
+    #[error("has `{0}`, which is not a field; write each as ${{name}}, with single spaces between them")]
+    NotAField(String),
+    /// A field that does not exist.
+    #[error("has ${{{0}}}, which is not known; see \"Flow logs\" in the README for all fields")]
+    Unknown(String),
+    /// A field twice.
+    #[error("has ${{{0}}} twice; write every field once")]
+    Twice(String),
+}
+
+impl Format {
+    fn of(fields: Vec<Field>) -> Self {
+        // A format of own fields only counts as version 2, the first there is.
+        let version = fields.iter().map(|field| field.version()).filter(|version| *version != OWN).max().unwrap_or(2);
+        Self { fields, version }
+    }
+
+    /// Reads `default`, or `${field} ${field} …`.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn parse(text: &str) -> Result<Self, FormatError> {
+        if text == "default" {
+            return Ok(Self::default());
+        }
+        let mut fields = Vec::new();
+        for word in text.split_whitespace() {
+            let name = word.strip_prefix("${").and_then(|word| word.strip_suffix('}'));
+            let name = name.ok_or_else(|| FormatError::NotAField(word.to_owned()))?;
+            let field = Field::named(name).ok_or_else(|| FormatError::Unknown(name.to_owned()))?;
+            if fields.contains(&field) {
+                return Err(FormatError::Twice(name.to_owned()));
+            }
+            fields.push(field);
+        }
+        if fields.is_empty() { Err(FormatError::Empty) } else { Ok(Self::of(fields)) }
+    }
+
+    /// The fields.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    /// As the config has it.
+    pub fn text(&self) -> String {
+        if self.fields == Field::DEFAULT {
+            return "default".to_owned();
+        }
+        let mut text = String::new();
+        for field in &self.fields {
+            let space = if text.is_empty() { "" } else { " " };
+            let _ = write!(text, "{space}${{{}}}", field.name());
+        }
+        text
+    }
+
+    /// The line that names the fields, as AWS puts it first into files for S3.
+    pub fn header(&self) -> String {
+        let mut line = self.fields.iter().map(|field| field.name()).collect::<Vec<_>>().join(" ");
+        line.push('\n');
+        line
+    }
+
+    /// Appends a record of an interface as a line, its end included.
+    pub fn write(&self, out: &mut Vec<u8>, record: &Record<'_>, interface: &Interface, names: &Interfaces) {
+        for (at, field) in self.fields.iter().enumerate() {
+            if at > 0 {
+                out.push(b' ');
+            }
+            match record {
+                Record::Flow(window, direction) => {
+                    Line { version: self.version, window, direction: *direction, interface, names }.field(out, *field);
+                }
+                Record::NoData(span) => self.status_field(out, *field, interface, (*span, "NODATA")),
+                Record::SkipData(span) => self.status_field(out, *field, interface, (*span, "SKIPDATA")),
+            }
+        }
+        out.push(b'\n');
+    }
+
+    fn status_field(&self, out: &mut Vec<u8>, field: Field, interface: &Interface, (span, status): (Span, &str)) {
+        match field {
+            Field::Version => number(out, self.version),
+            Field::Start => number(out, span.start),
+            Field::End => number(out, span.end),
+            Field::LogStatus => out.extend_from_slice(status.as_bytes()),
+            other => identity(out, other, interface),
+        }
+    }
+}
+
+/// One record of packets, being written.
+struct Line<'a> {
+    version: u32,
+    window: &'a Window,
+    direction: Direction,
+    interface: &'a Interface,
+    names: &'a Interfaces,
+}
+
+impl Line<'_> {
+    /// The packet as it is at this interface.
+    fn tuple(&self) -> &Tuple {
+        match self.direction {
+            Direction::Ingress => &self.window.arrived,
+            Direction::Egress => &self.window.left,
+        }
+    }
+
+    fn field(&self, out: &mut Vec<u8>, field: Field) {
+        let (window, tuple) = (self.window, self.tuple());
+        match field {
+            Field::Version => number(out, self.version),
+            Field::SrcAddr => address(out, shown_source(tuple, self.direction, self.interface)),
+            Field::DstAddr => address(out, shown_destination(tuple, self.direction, self.interface)),
+            Field::SrcPort => number(out, tuple.source_port),
+            Field::DstPort => number(out, tuple.destination_port),
+            Field::Protocol => number(out, window.protocol),
+            Field::Packets => number(out, window.packets),
+            Field::Bytes => number(out, window.bytes),
+            Field::Start => number(out, window.first_ms.div_euclid(1000)),
+            Field::End => number(out, window.last_ms.div_euclid(1000)),
+            Field::Action => text(out, if window.refused.is_none() { "ACCEPT" } else { "REJECT" }),
+            Field::LogStatus => text(out, "OK"),
+            Field::TcpFlags => number(out, window.tcp_flags),
+            Field::Type => text(out, if tuple.source.is_ipv4() { "IPv4" } else { "IPv6" }),
+            Field::PktSrcAddr => address(out, tuple.source),
+            Field::PktDstAddr => address(out, tuple.destination),
+            Field::FlowDirection => {
+                text(out, if self.direction == Direction::Ingress { "ingress" } else { "egress" });
+            }
+            other => self.own_field(out, other),
+        }
+    }
+
+    fn own_field(&self, out: &mut Vec<u8>, field: Field) {
+        let window = self.window;
+        let (before, after) = (&window.arrived, &window.left);
+        let translated = window.refused.is_none() && window.is_translated();
+        match field {
+            Field::ForwarderDirection => text(out, self.sides()),
+            Field::InitiatedBy if window.refused.is_none() => {
+                text(out, if window.originator { "source" } else { "destination" });
+            }
+            Field::OrigSrcAddr => address(out, before.source),
+            Field::OrigSrcPort => number(out, before.source_port),
+            Field::OrigDstAddr => address(out, before.destination),
+            Field::OrigDstPort => number(out, before.destination_port),
+            Field::NatSrcAddr if translated => address(out, after.source),
+            Field::NatSrcPort if translated => number(out, after.source_port),
+            Field::NatDstAddr if translated => address(out, after.destination),
+            Field::NatDstPort if translated => number(out, after.destination_port),
+            Field::RuleName => text(out, self.names.rule(window.rule).unwrap_or("-")),
+            Field::DropReason => text(out, window.refused.map_or("-", |reason| reason.name())),
+            Field::FlowDuration if window.begun_ms != 0 => number(out, (window.last_ms - window.begun_ms).max(0)),
+            Field::RttSrc if window.rtt_source_us != 0 => number(out, window.rtt_source_us),
+            Field::RttDst if window.rtt_destination_us != 0 => number(out, window.rtt_destination_us),
+            other => identity(out, other, self.interface),
+        }
+    }
+
+    fn sides(&self) -> &'static str {
+        let place = |number| self.names.at(number).map(|interface| interface.place).unwrap_or_default();
+        match (place(self.window.ingress), place(self.window.egress)) {
+            (Place::Inside, Place::Outside) => "outbound",
+            (Place::Outside, Place::Inside) => "inbound",
+            (Place::Inside, Place::Inside) => "internal",
+            (Place::Outside, Place::Outside) => "external",
+            _ => "-",
+        }
+    }
+}
+
+/// `srcaddr`: leaving, AWS shows the interface's own address whatever the packet's is ("Flow log limitations").
+pub fn shown_source(tuple: &Tuple, direction: Direction, interface: &Interface) -> IpAddr {
+    if direction == Direction::Egress { own(tuple.source, interface) } else { tuple.source }
+}
+
+/// `dstaddr`: entering, the same.
+pub fn shown_destination(tuple: &Tuple, direction: Direction, interface: &Interface) -> IpAddr {
+    if direction == Direction::Ingress { own(tuple.destination, interface) } else { tuple.destination }
+}
+
+fn own(packets: IpAddr, interface: &Interface) -> IpAddr {
+    if packets.is_ipv4() { interface.address4 } else { interface.address6 }.unwrap_or(packets)
+}
+
+/// What is known of the interface; all else is `-`.
+fn identity(out: &mut Vec<u8>, field: Field, interface: &Interface) {
+    let known = match field {
+        Field::AccountId => &interface.account_id,
+        Field::InterfaceId => &interface.interface_id,
+        Field::VpcId => &interface.vpc_id,
+        Field::SubnetId => &interface.subnet_id,
+        Field::InstanceId => &interface.instance_id,
+        Field::Region => &interface.region,
+        Field::AzId => &interface.az_id,
+        Field::InterfaceName => &interface.name,
+        _ => "-",
+    };
+    match known {
+        "" if field == Field::AccountId => text(out, "unknown"),
+        "" => text(out, "-"),
+        known => text(out, known),
+    }
+}
+
+/// A text; spaces would begin another field.
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.extend(text.bytes().map(|byte| if byte.is_ascii_whitespace() { b'_' } else { byte }));
+}
+
+fn number(out: &mut Vec<u8>, number: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            number(out, a);
+            for byte in [b, c, d] {
+                out.push(b'.');
+                number(out, byte);
+            }
+        }
+        IpAddr::V6(address) => {
+            let _ = write!(out, "{address}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::NOWHERE;
+    use forwarder_ebpf::verdict::Drop;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn tuple(source: &str, destination: &str, ports: (u16, u16)) -> Tuple {
+        Tuple { source: ip(source), destination: ip(destination), source_port: ports.0, destination_port: ports.1 }
+    }
+
+    /// The network of AWS's example: one interface, through which all goes twice.
+    fn gateway() -> Interfaces {
+        let interface = Interface {
+            name: "ens5".to_owned(),
+            ifindex: 2,
+            address4: Some(ip("10.0.0.220")),
+            account_id: "123456789010".to_owned(),
+            interface_id: "eni-1235b8ca123456789".to_owned(),
+            ..Interface::default()
+        };
+        Interfaces { list: vec![Interface::default(), interface], rules: vec!["web out".to_owned()] }
+    }
+
+    fn window(arrived: Tuple, left: Tuple) -> Window {
+        Window {
+            arrived,
+            left,
+            ingress: 1,
+            egress: 1,
+            protocol: 6,
+            packets: 20,
+            bytes: 4249,
+            first_ms: 1_418_530_010_999,
+            last_ms: 1_418_530_070_001,
+            ..Window::default()
+        }
+    }
+
+    fn lines(format: &str, window: &Window) -> Vec<String> {
+        let (format, names) = (Format::parse(format).expect("a format"), gateway());
+        let line = |(interface, direction)| {
+            let mut out = Vec::new();
+            let interface = names.at(interface).expect("an interface");
+            format.write(&mut out, &Record::Flow(window, direction), interface, &names);
+            String::from_utf8(out).expect("text")
+        };
+        window.records().map(line).collect()
+    }
+
+    #[test]
+    fn the_default_is_awss_first_example_in_every_byte() {
+        let tuple = tuple("172.31.16.139", "172.31.16.21", (20_641, 22));
+        let window = Window { egress: NOWHERE, ..window(tuple, tuple) };
+        let lines = lines("default", &window);
+        // dstaddr is the interface's own address whatever the packet says.
+        let expected = "2 123456789010 eni-1235b8ca123456789 172.31.16.139 10.0.0.220 20641 22 6 20 4249 1418530010 \
+                        1418530070 ACCEPT OK\n";
+        assert_eq!(lines, [expected]);
+    }
+
+    #[test]
+    fn a_translated_connection_gives_the_four_records_of_awss_example() {
+        const FORMAT: &str =
+            "${interface-id} ${srcaddr} ${dstaddr} ${pkt-srcaddr} ${pkt-dstaddr} ${flow-direction} ${version}";
+        let out =
+            window(tuple("10.0.1.5", "203.0.113.5", (40_000, 443)), tuple("10.0.0.220", "203.0.113.5", (40_000, 443)));
+        let back =
+            window(tuple("203.0.113.5", "10.0.0.220", (443, 40_000)), tuple("203.0.113.5", "10.0.1.5", (443, 40_000)));
+        let lines: Vec<_> = [out, back].iter().flat_map(|window| lines(FORMAT, window)).collect();
+        let eni = "eni-1235b8ca123456789";
+        assert_eq!(
+            lines,
+            [
+                format!("{eni} 10.0.1.5 10.0.0.220 10.0.1.5 203.0.113.5 ingress 5\n"),
+                format!("{eni} 10.0.0.220 203.0.113.5 10.0.0.220 203.0.113.5 egress 5\n"),
+                format!("{eni} 203.0.113.5 10.0.0.220 203.0.113.5 10.0.0.220 ingress 5\n"),
+                format!("{eni} 10.0.0.220 10.0.1.5 203.0.113.5 10.0.1.5 egress 5\n"),
+            ]
+        );
+    }
+
+    #[test]
+    fn own_fields_join_both_sides_of_the_translation() {
+        const FORMAT: &str = "${orig-srcaddr} ${orig-srcport} ${nat-srcaddr} ${nat-srcport} ${nat-dstaddr} \
+                              ${nat-dstport} ${rule-name} ${drop-reason} ${flow-duration} ${rtt-src} ${rtt-dst} \
+                              ${interface-name} ${initiated-by}";
+        let window = Window {
+            rule: 1,
+            begun_ms: 1_418_530_000_001,
+            rtt_destination_us: 1500,
+            originator: true,
+            ..window(tuple("10.0.1.5", "203.0.113.5", (40_000, 443)), tuple("10.0.0.220", "203.0.113.5", (1024, 443)))
+        };
+        let expected = "10.0.1.5 40000 10.0.0.220 1024 203.0.113.5 443 web_out - 70000 - 1500 ens5 source\n";
+        assert_eq!(lines(FORMAT, &window), [expected, expected]);
+    }
+
+    #[test]
+    fn what_is_refused_has_one_record_with_its_reason() {
+        let tuple = tuple("2001:db8::1", "2001:db8::2", (1, 2));
+        let window = Window { refused: Some(Drop::Policy), egress: NOWHERE, ..window(tuple, tuple) };
+        let lines = lines("${srcaddr} ${dstaddr} ${type} ${action} ${drop-reason} ${nat-srcaddr}", &window);
+        assert_eq!(lines, ["2001:db8::1 2001:db8::2 IPv6 REJECT policy -\n"]);
+    }
+
+    #[test]
+    fn lines_without_data_have_awss_shape() {
+        let (names, mut out) = (gateway(), Vec::new());
+        let (span, interface) = (Span { start: 1_431_280_876, end: 1_431_280_934 }, &names.list[1]);
+        Format::default().write(&mut out, &Record::NoData(span), interface, &names);
+        Format::default().write(&mut out, &Record::SkipData(span), interface, &names);
+        let line = "2 123456789010 eni-1235b8ca123456789 - - - - - - - 1431280876 1431280934 -";
+        assert_eq!(String::from_utf8(out).expect("text"), format!("{line} NODATA\n{line} SKIPDATA\n"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_a_dash_and_the_account_unknown() {
+        let mut out = Vec::new();
+        let format = Format::parse("${account-id} ${vpc-id} ${traffic-path} ${ecs-task-id}").expect("a format");
+        let window = Window::default();
+        format.write(&mut out, &Record::Flow(&window, Direction::Ingress), &Interface::default(), &gateway());
+        assert_eq!(String::from_utf8(out).expect("text"), "unknown - - -\n");
+    }
+
+    #[test]
+    fn formats_are_read_and_refused() {
+        let format = Format::parse("${version} ${az-id}  ${rtt-src}").expect("a format");
+        assert_eq!((format.version, format.text().as_str()), (4, "${version} ${az-id} ${rtt-src}"));
+        assert_eq!(format.header(), "version az-id rtt-src\n");
+        assert_eq!(Format::parse(&Format::default().text()), Ok(Format::default()));
+        assert_eq!(Format::parse(" "), Err(FormatError::Empty));
+        assert_eq!(Format::parse("srcaddr"), Err(FormatError::NotAField("srcaddr".to_owned())));
+        assert_eq!(Format::parse("${src}"), Err(FormatError::Unknown("src".to_owned())));
+        assert_eq!(Format::parse("${end} ${end}"), Err(FormatError::Twice("end".to_owned())));
+    }
+}
