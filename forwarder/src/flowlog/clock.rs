@@ -98,6 +98,11 @@ impl Clocks {
         self.jumps
     }
 
+    /// The steady clock.
+    pub fn steady(&self) -> Duration {
+        self.source.steady()
+    }
+
     /// This moment, at which the datapath's clock says `ticks`.
     pub fn moment(&mut self, ticks: Ticks, per_second: u32) -> Moment {
         let (steady, wall) = (self.source.steady(), self.source.wall());

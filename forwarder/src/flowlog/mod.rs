@@ -2,7 +2,11 @@
 pub mod append;
 pub mod clock;
 pub mod destination;
+pub mod feed;
 pub mod file;
+pub mod identity;
+pub mod ipfix;
 pub mod ledger;
 pub mod progress;
 pub mod text;
+pub mod watch;

@@ -2,7 +2,7 @@
 
 use super::destination::Sink;
 use crate::config::Filter;
-use crate::record::{Batch, Direction, Format, Interfaces, Record};
+use crate::record::{Batch, Direction, Format, Interfaces, Record, Window};
 use std::io::{self, Write};
 
 /// Where lines go.
@@ -35,15 +35,18 @@ impl<L> Text<L> {
     }
 }
 
-/// The records of a batch that a filter lets through.
-pub fn records(batch: &Batch, filter: Filter) -> impl Iterator<Item = (Record<'_>, u16)> {
-    let wanted = move |refused: bool| match filter {
+/// Whether a filter lets a window through.
+pub fn wanted(filter: Filter, window: &Window) -> bool {
+    match filter {
         Filter::All => true,
-        Filter::Accept => !refused,
-        Filter::Reject => refused,
-    };
-    let windows = batch.windows.iter().filter(move |window| wanted(window.refused.is_some()));
-    windows.flat_map(|window| {
+        Filter::Accept => window.refused.is_none(),
+        Filter::Reject => window.refused.is_some(),
+    }
+}
+
+/// The records of a batch that a filter lets through, with their interfaces.
+pub fn records(batch: &Batch, filter: Filter) -> impl Iterator<Item = (Record<'_>, u16)> {
+    batch.windows.iter().filter(move |window| wanted(filter, window)).flat_map(|window| {
         let record = move |(interface, direction): (u16, Direction)| (Record::Flow(window, direction), interface);
         window.records().map(record)
     })
