@@ -14,7 +14,7 @@ use super::destination::Destination;
 use super::ledger::{Counts, Ledger, Pass, Taken};
 use super::watch::Watchers;
 use crate::record::{Batch, Interfaces, NOWHERE, Span, Tuple, Window};
-use forwarder_ebpf::abi::Ticks;
+use forwarder_ebpf::abi::{Family, Ticks};
 use forwarder_ebpf::verdict::Drop;
 use std::collections::HashMap;
 use std::io;
@@ -29,14 +29,8 @@ const REFUSED: usize = 1 << 16;
 /// Window of those who watch.
 const WATCHED: Duration = Duration::from_secs(1);
 
-/// Which flow table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
+/// How the names of ledgers begin.
+pub(super) const LEDGER: &str = "flow-logs-ledger-";
 
 /// Packets that were refused and have this in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -251,7 +245,7 @@ impl Feed {
 }
 
 fn path(directory: &Path, name: &str, family: &str) -> PathBuf {
-    directory.join(format!("flow-logs-{name}-{family}"))
+    directory.join(format!("{LEDGER}{name}-{family}"))
 }
 
 /// What was taken, in the window that it belongs to.

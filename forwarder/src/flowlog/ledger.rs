@@ -25,11 +25,12 @@ struct Line {
     bytes: u64,
     /// First packet of the open window, ticks; meaningless without `OPEN`.
     first: Ticks,
-    /// Of the open window, as AWS counts them.
-    tcp_flags: u8,
+    /// Flags that windows have had already.
+    told: u8,
     /// `OPEN`, `SEEN`.
     state: u8,
-    zero: [u8; 2],
+    /// Low half of the ticks when it was made: a new connection on the same tuple begins its flags anew.
+    made: u16,
 }
 
 /// The window has packets.
@@ -46,7 +47,7 @@ pub struct Counts {
     pub packets: u64,
     /// Bytes since it was made.
     pub bytes: u64,
-    /// TCP flags since the last pass, as AWS counts them.
+    /// TCP flags since it was made, as AWS counts them.
     pub tcp_flags: u8,
     /// When it, or its latest reincarnation, was made.
     pub made: Ticks,
@@ -61,7 +62,7 @@ pub struct Taken {
     pub packets: u64,
     /// Bytes in the window.
     pub bytes: u64,
-    /// Flags in the window.
+    /// Flags that came in the window and not before.
     pub tcp_flags: u8,
     /// First packet in the window, as exact as passes are frequent.
     pub first: Ticks,
@@ -112,7 +113,7 @@ impl Ledger {
 
     /// Counts what there is as logged: for entries that are older than this ledger.
     pub fn adopt(&mut self, slot: u32, counts: &Counts) {
-        *self.line(slot) = Line { packets: counts.packets, bytes: counts.bytes, state: SEEN, ..Line::default() };
+        *self.line(slot) = Line::told(counts);
         self.dirty = true;
     }
 
@@ -174,6 +175,12 @@ impl Ledger {
 }
 
 impl Line {
+    /// All that there is has been logged.
+    fn told(counts: &Counts) -> Self {
+        let Counts { packets, bytes, tcp_flags: told, made, .. } = *counts;
+        Self { packets, bytes, told, state: SEEN, made: made as u16, first: 0 }
+    }
+
     /// Notes what has come since the last pass; returns whether anything has.
     fn update(&mut self, counts: &Counts, pass: &Pass) -> bool {
         if counts.packets < self.packets || counts.bytes < self.bytes {
@@ -190,7 +197,9 @@ impl Line {
                 if age(first) < age(counts.last) && age(counts.last) < Ticks::MAX / 2 { counts.last } else { first };
             self.state |= OPEN;
         }
-        self.tcp_flags |= counts.tcp_flags;
+        if self.made != counts.made as u16 {
+            (self.made, self.told) = (counts.made as u16, 0);
+        }
         *self != before
     }
 
@@ -201,11 +210,11 @@ impl Line {
         let taken = Taken {
             packets: counts.packets - self.packets,
             bytes: counts.bytes - self.bytes,
-            tcp_flags: self.tcp_flags,
+            tcp_flags: counts.tcp_flags & !self.told,
             first: self.first,
             begins: self.state & SEEN == 0,
         };
-        *self = Self { packets: counts.packets, bytes: counts.bytes, state: SEEN, ..Self::default() };
+        *self = Self::told(counts);
         Some(taken)
     }
 }
@@ -256,9 +265,15 @@ mod tests {
     fn flags_are_of_the_window_they_came_in() {
         let (_directory, mut ledger) = ledger();
         let with = |packets, tcp_flags| Counts { tcp_flags, ..counts(packets, 90) };
-        ledger.observe(0, &with(1, 2), &pass(0, 100), false);
-        assert_eq!(ledger.observe(0, &with(2, 1), &pass(100, 200), true).map(|taken| taken.tcp_flags), Some(3));
-        assert_eq!(ledger.observe(0, &with(3, 0), &pass(200, 300), true).map(|taken| taken.tcp_flags), Some(0));
+        let mut flags = |counts: &Counts, ticks, close| {
+            ledger.observe(0, counts, &pass(ticks - 100, ticks), close).map(|taken| taken.tcp_flags)
+        };
+        assert_eq!(flags(&with(1, 2), 100, false), None);
+        assert_eq!(flags(&with(2, 3), 200, true), Some(3));
+        assert_eq!(flags(&with(3, 3), 300, true), Some(0));
+        assert_eq!(flags(&with(4, 7), 400, true), Some(4));
+        let again = Counts { made: 450, ..with(5, 2) };
+        assert_eq!(flags(&again, 500, true), Some(2), "another connection on the same tuple");
     }
 
     #[test]

@@ -1,12 +1,168 @@
-//! Flow logs.
+//! Flow logs: the flow table's counters become records as AWS writes them for a network interface, and more.
+//!
+//! ```text
+//! sweeper --> feed --> ledger           what has been logged of each entry: windows are subtractions
+//!              |  '--> watch            who follows live: `flow-logs tail`, `top`
+//!              '--> destination ------> text --> file, stdout
+//!                    a thread, bounded   |  '--> s3 ---------.
+//!                    queue, SKIPDATA     |--> cloudwatch ----+--> spool --> aws
+//!                                        '--> ipfix
+//! ```
+//!
+//! # Invariants
+//! - Every packet that an entry counted is in exactly one record of each destination, or a counter and a SKIPDATA record say
+//!   that it may not be.
+//! - The ledger is on disk before what was taken from it is handed on; a destination's `progress` says what was on its way.
+//! - Nothing grows without bound: queues, refused tuples, spools and rotated files have their limits.
+
 pub mod append;
+#[cfg(feature = "aws")]
+mod aws;
 pub mod clock;
+#[cfg(feature = "aws")]
+mod cloudwatch;
+#[cfg(feature = "aws")]
+mod columns;
 pub mod destination;
 pub mod feed;
 pub mod file;
 pub mod identity;
 pub mod ipfix;
 pub mod ledger;
+mod open;
 pub mod progress;
+#[cfg(feature = "aws")]
+mod s3;
+#[cfg(feature = "aws")]
+mod spool;
 pub mod text;
 pub mod watch;
+
+use crate::config;
+use destination::{Destination, DestinationStatus};
+use feed::Feed;
+use identity::Identity;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use watch::Watchers;
+
+/// Why flow logs cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum FlowLogError {
+    /// A destination cannot be opened.
+    #[error("cannot open the flow log destination {name}")]
+    Destination {
+        /// Which.
+        name: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The books cannot be opened.
+    #[error("cannot keep the books of flow logs in {}", directory.display())]
+    Ledger {
+        /// Where.
+        directory: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Flow logs of a running instance, for all but the sweeper.
+#[derive(Debug)]
+pub struct FlowLogs {
+    identity: Arc<Identity>,
+    destinations: Vec<Arc<Destination>>,
+    watchers: Arc<Watchers>,
+}
+
+/// Where an instance keeps things, and what it found there.
+#[derive(Clone, Copy, Debug)]
+pub struct Home<'a> {
+    /// Name of the instance.
+    pub instance: &'a str,
+    /// Its directory, gone with the datapath.
+    pub directory: &'a Path,
+    /// The flow tables were there before this controller.
+    pub adopted: bool,
+}
+
+impl FlowLogs {
+    /// Opens all destinations; the feed is the sweeper's.
+    ///
+    /// # Errors
+    /// When a destination or a ledger cannot be opened.
+    pub fn open(config: &config::FlowLogs, home: Home<'_>) -> Result<(Self, Feed), FlowLogError> {
+        let ledger = |source| FlowLogError::Ledger { directory: home.directory.to_owned(), source };
+        if !home.adopted {
+            forget_ledgers(home.directory).map_err(ledger)?;
+        }
+        let (identity, watchers) = (Arc::new(Identity::new(config.clone())), Arc::<Watchers>::default());
+        let mut destinations = Vec::new();
+        for destination in &config.destinations {
+            let name = name(&destination.kind);
+            let opened = open::destination(destination, &name, home, &identity);
+            let opened = opened.map_err(|source| FlowLogError::Destination { name, source })?;
+            destinations.push((destination.interval, Arc::new(opened)));
+        }
+        let feed = Feed::open(home.directory, destinations.clone(), watchers.clone(), home.adopted).map_err(ledger)?;
+        let destinations = destinations.into_iter().map(|(_, destination)| destination).collect();
+        Ok((Self { identity, destinations, watchers }, feed))
+    }
+
+    /// What records call things.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What has become of the records of each destination.
+    pub fn status(&self) -> Vec<DestinationStatus> {
+        self.destinations.iter().map(|destination| destination.status()).collect()
+    }
+
+    /// Who follows live.
+    pub fn watchers(&self) -> &Watchers {
+        &self.watchers
+    }
+
+    /// After the feed's last pass: writes what is on its way, and ends the threads.
+    pub fn finish(&self, patience: Duration) {
+        self.destinations.iter().for_each(|destination| destination.finish(patience));
+    }
+}
+
+/// A destination, as people call it.
+fn name(kind: &config::DestinationKind) -> String {
+    use config::DestinationKind as Kind;
+    match kind {
+        Kind::File { path, .. } => format!("file {}", path.display()),
+        Kind::Stdout => "stdout".to_owned(),
+        Kind::Ipfix { collector } => format!("ipfix {collector}"),
+        Kind::CloudWatch { log_group, .. } => format!("cloudwatch-logs {log_group}"),
+        Kind::S3 { bucket, prefix, .. } if prefix.is_empty() => format!("s3 {bucket}"),
+        Kind::S3 { bucket, prefix, .. } => format!("s3 {bucket}/{prefix}"),
+    }
+}
+
+/// A name for files, the same in every version of the controller.
+fn code(of: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// Of another flow table than the one there is.
+fn forget_ledgers(directory: &Path) -> io::Result<()> {
+    for entry in directory.read_dir()? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with(feed::LEDGER) {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}

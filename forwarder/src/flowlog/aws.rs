@@ -1,0 +1,92 @@
+//! What both services of AWS need: credentials from where AWS's own tools take them, a region, perhaps another endpoint, and
+//! a runtime of the uploading thread's own.
+
+use super::identity::Identity;
+use super::spool::Failed;
+use crate::config::Cloud;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_smithy_http_client::tls;
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+
+/// A connection to AWS, made when it is first needed: the instance's region may not be known before.
+pub struct Aws {
+    cloud: Cloud,
+    identity: Arc<Identity>,
+    runtime: Runtime,
+    loaded: Option<SdkConfig>,
+}
+
+impl Aws {
+    /// Not connected yet.
+    ///
+    /// # Errors
+    /// When there is no runtime to be had.
+    pub fn new(cloud: Cloud, identity: Arc<Identity>) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { cloud, identity, runtime, loaded: None })
+    }
+
+    /// Who and where we are.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Another endpoint than the service's own is meant.
+    pub fn has_endpoint(&self) -> bool {
+        !self.cloud.endpoint.is_empty()
+    }
+
+    /// Waits for what a service does.
+    pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// Settings for a client.
+    ///
+    /// # Errors
+    /// When no region is known.
+    pub fn settings(&mut self) -> Result<SdkConfig, Failed> {
+        if let Some(settings) = &self.loaded {
+            return Ok(settings.clone());
+        }
+        let named = Some(self.cloud.region.clone()).filter(|region| !region.is_empty());
+        let region = named.or_else(|| self.identity.region());
+        let client = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+            .build_https();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(client);
+        if let Some(region) = region {
+            loader = loader.region(Region::new(region));
+        }
+        if self.has_endpoint() {
+            loader = loader.endpoint_url(&self.cloud.endpoint);
+        }
+        let settings = self.runtime.block_on(loader.load());
+        if settings.region().is_none() {
+            return Err(Failed::Again("no region is known: set flow_logs.region".to_owned()));
+        }
+        self.loaded = Some(settings.clone());
+        Ok(settings)
+    }
+
+    /// The region that settings have.
+    pub fn region(&self) -> String {
+        let region = self.loaded.as_ref().and_then(|settings| settings.region()).map(Region::as_ref);
+        region.unwrap_or("unknown").to_owned()
+    }
+}
+
+/// A failure in words; `never` are error codes that will not go away by waiting.
+pub fn failed<E, R>(error: &SdkError<E, R>, never: &[&str]) -> Failed
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+    R: std::fmt::Debug,
+{
+    let words = DisplayErrorContext(error).to_string();
+    let words = words.split(" (").next().unwrap_or_default();
+    let said =
+        error.code().map_or_else(|| words.to_owned(), |code| format!("{code}: {}", error.message().unwrap_or("")));
+    if error.code().is_some_and(|code| never.contains(&code)) { Failed::Never(said) } else { Failed::Again(said) }
+}

@@ -1,0 +1,103 @@
+//! Destinations as the config has them become threads with sinks.
+
+use super::destination::{Destination, Sink};
+use super::file::RotatedFile;
+use super::identity::Identity;
+use super::ipfix::Ipfix;
+use super::progress::Progress;
+use super::text::{Stdout, Text};
+use super::{Home, code};
+use crate::config::{self, DestinationKind as Kind};
+use std::io;
+use std::sync::Arc;
+
+/// A sink, and whether a crash has torn something off its end.
+type Opened = (Box<dyn Sink>, bool);
+
+/// Opens one destination. What was lost before is declared.
+pub(super) fn destination(
+    config: &config::Destination,
+    name: &str,
+    home: Home<'_>,
+    identity: &Arc<Identity>,
+) -> io::Result<Destination> {
+    let progress = home.directory.join(format!("flow-logs-progress-{}", code(name)));
+    let (progress, was_under_way) = Progress::open(&progress)?;
+    let (sink, torn) = sink(config, name, home, identity)?;
+    let destination = Destination::start(name.to_owned(), config.filter, sink, progress)?;
+    if was_under_way || torn {
+        tracing::warn!("flow logs: records were on their way to {name} when the last controller ended");
+        destination.lost(1);
+    }
+    Ok(destination)
+}
+
+fn sink(config: &config::Destination, name: &str, home: Home<'_>, identity: &Arc<Identity>) -> io::Result<Opened> {
+    let format = config.format.clone();
+    Ok(match &config.kind {
+        Kind::File { path, rotation } => {
+            let (file, torn) = RotatedFile::open(path, *rotation)?;
+            (Box::new(Text::new(format, file)), torn)
+        }
+        Kind::Stdout => (Box::new(Text::new(format, Stdout)), false),
+        Kind::Ipfix { collector } => (Box::new(Ipfix::open(*collector)?), false),
+        #[cfg(feature = "aws")]
+        Kind::S3 { .. } | Kind::CloudWatch { .. } => cloud::sink(config, name, home, identity)?,
+        #[cfg(not(feature = "aws"))]
+        Kind::S3 { .. } | Kind::CloudWatch { .. } => {
+            let _ = (name, home, identity);
+            return Err(io::Error::other("this binary was built without the feature `aws`"));
+        }
+    })
+}
+
+#[cfg(feature = "aws")]
+mod cloud {
+    //! The same for services of AWS.
+
+    use super::{Arc, Home, Identity, Kind, Opened, Text, code, config, io};
+    use crate::config::{Cloud, Objects};
+    use crate::flowlog::aws::Aws;
+    use crate::flowlog::cloudwatch::{CloudWatch, CloudWatchSink};
+    use crate::flowlog::s3::{S3, S3Lines};
+    use crate::flowlog::spool::{Spool, Upload};
+    use std::path::PathBuf;
+
+    pub(super) fn sink(
+        config: &config::Destination,
+        name: &str,
+        home: Home<'_>,
+        identity: &Arc<Identity>,
+    ) -> io::Result<Opened> {
+        let format = config.format.clone();
+        let spool = |cloud: &Cloud, upload: Box<dyn Upload>| {
+            Spool::open(&directory(cloud, name, home), u64::from(cloud.spool_bytes), upload, name)
+        };
+        let aws = |cloud: &Cloud| Aws::new(cloud.clone(), identity.clone());
+        match &config.kind {
+            Kind::S3 { bucket, prefix, objects, cloud } => {
+                let mut objects: Objects = objects.clone();
+                if objects.flow_log_id.is_empty() {
+                    objects.flow_log_id = format!("fl-0{}", code(&format!("{} {name}", home.instance)));
+                }
+                let (bucket, prefix) = (bucket.clone(), prefix.clone());
+                let (aws, lines) = (aws(cloud)?, format.clone());
+                let service = S3 { aws, bucket, prefix, objects: objects.clone(), format: lines, client: None };
+                let (lines, torn) = S3Lines::open(spool(cloud, Box::new(service))?, objects)?;
+                Ok((Box::new(Text::new(format, lines)), torn))
+            }
+            Kind::CloudWatch { log_group, create, cloud } => {
+                let (log_group, create) = (log_group.clone(), *create);
+                let service = CloudWatch { aws: aws(cloud)?, log_group, create, client: None, arrived: (0, 0) };
+                let (sink, torn) = CloudWatchSink::open(format, spool(cloud, Box::new(service))?)?;
+                Ok((Box::new(sink), torn))
+            }
+            _ => Err(io::Error::other("not a service of AWS")),
+        }
+    }
+
+    /// Its own for every instance and destination.
+    fn directory(cloud: &Cloud, name: &str, home: Home<'_>) -> PathBuf {
+        cloud.spool.join(format!("{}-{}", home.instance, code(name)))
+    }
+}

@@ -1,0 +1,389 @@
+//! What waits for a service of AWS: segments of whole lines in a directory, bounded, uploaded oldest first by a thread of its
+//! own, and deleted when they have arrived.
+//!
+//! ```text
+//! Worker -> current.log -- close --> 0000000000000001-TAG.log -> uploader -> service
+//! ```
+//!
+//! A line is safe once it is in `current.log`: a controller that is killed leaves it, and the next one goes on with it. A
+//! segment is closed by renaming, and its name never changes, so that what is made of it can be made again.
+
+use super::append::Appender;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Shortest and longest time between two attempts, before jitter.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// How long what waits is still tried when the controller ends; the rest stays for the next one.
+const LAST_ATTEMPTS: Duration = Duration::from_secs(5);
+
+/// Why a segment was not uploaded.
+#[derive(Debug)]
+pub enum Failed {
+    /// It may go better later.
+    Again(String),
+    /// It will never be taken.
+    Never(String),
+}
+
+/// The service.
+pub trait Upload: Send {
+    /// Sends one segment; returns how many of its lines the service refused.
+    ///
+    /// # Errors
+    /// When it did not arrive.
+    fn upload(&mut self, tag: &str, lines: &[u8]) -> Result<u64, Failed>;
+}
+
+/// What the worker and the uploader share.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Bytes in closed segments.
+    waiting: AtomicU64,
+    /// Lines that were given up and not told of yet.
+    given_up: AtomicU64,
+    ending: AtomicBool,
+}
+
+/// The worker's side.
+#[derive(Debug)]
+pub struct Spool {
+    directory: PathBuf,
+    limit: u64,
+    shared: Arc<Shared>,
+    next: u64,
+    wake: Option<Sender<()>>,
+    uploader: Option<JoinHandle<()>>,
+}
+
+/// An open segment.
+#[derive(Debug)]
+pub struct Segment {
+    path: PathBuf,
+    file: Appender,
+    begun: Instant,
+}
+
+impl Spool {
+    /// Opens a directory with what an earlier controller left in it, and starts to upload.
+    ///
+    /// # Errors
+    /// When it cannot be made or read, or there is no thread left.
+    pub fn open(directory: &Path, limit: u64, upload: Box<dyn Upload>, name: &str) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        let shared = Arc::<Shared>::default();
+        let mut next = 0;
+        for (number, path) in segments(directory)? {
+            next = next.max(number + 1);
+            shared.waiting.fetch_add(fs::metadata(path)?.len(), Ordering::Relaxed);
+        }
+        let (wake, woken) = bounded(1);
+        let uploader =
+            Uploader { directory: directory.to_owned(), shared: shared.clone(), upload, name: name.to_owned() };
+        let thread = std::thread::Builder::new().name("flow-log-upload".to_owned());
+        let thread = thread.spawn(move || uploader.run(&woken))?;
+        let directory = directory.to_owned();
+        Ok(Self { directory, limit, shared, next, wake: Some(wake), uploader: Some(thread) })
+    }
+
+    /// Opens a segment that is still open. `true`: its last line was torn and has been removed.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn segment(&self, name: &str) -> io::Result<(Segment, bool)> {
+        let path = self.directory.join(format!("{name}.open"));
+        let (file, torn) = Appender::open(&path)?;
+        Ok((Segment { path, file, begun: Instant::now() }, torn))
+    }
+
+    /// Names of the segments that an earlier controller has left open.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn open_segments(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in self.directory.read_dir()? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            names.extend(name.strip_suffix(".open").map(str::to_owned));
+        }
+        Ok(names)
+    }
+
+    /// Appends lines to an open segment.
+    ///
+    /// # Errors
+    /// When the spool is full, or the file system refuses.
+    pub fn append(&self, segment: &mut Segment, lines: &[u8]) -> io::Result<()> {
+        let waiting = self.shared.waiting.load(Ordering::Relaxed) + segment.file.length();
+        if waiting + lines.len() as u64 > self.limit {
+            let full = format!("{} bytes wait for the service, and more may not (spool_size)", waiting);
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, full));
+        }
+        segment.file.append(lines)
+    }
+
+    /// Closes a segment: it is uploaded under this tag.
+    ///
+    /// # Errors
+    /// When the file system refuses; it then stays open.
+    pub fn close(&mut self, segment: &mut Segment, tag: &str) -> io::Result<()> {
+        let path = self.directory.join(format!("{:016}-{tag}.log", self.next));
+        // Opened before, so that a failure leaves everything as it is.
+        let aside = segment.path.with_extension("next");
+        let (file, _) = Appender::open(&aside)?;
+        fs::rename(&segment.path, &path)?;
+        fs::rename(&aside, &segment.path)?;
+        self.shared.waiting.fetch_add(segment.file.length(), Ordering::Relaxed);
+        self.next += 1;
+        (segment.file, segment.begun) = (file, Instant::now());
+        if let Some(wake) = &self.wake {
+            // When it is full, it is awake already.
+            let _ = wake.try_send(());
+        }
+        Ok(())
+    }
+
+    /// Lines that were given up since the last call.
+    pub fn given_up(&self) -> u64 {
+        self.shared.given_up.swap(0, Ordering::Relaxed)
+    }
+
+    /// Uploads what can be in a few seconds, and ends the thread.
+    pub fn finish(&mut self) {
+        self.shared.ending.store(true, Ordering::Relaxed);
+        self.wake = None;
+        if let Some(thread) = self.uploader.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("flow logs: an uploading thread has failed");
+        }
+    }
+}
+
+impl Segment {
+    /// Bytes in it.
+    pub fn length(&self) -> u64 {
+        self.file.length()
+    }
+
+    /// Since it was opened.
+    pub fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+}
+
+/// Closed segments, the oldest first.
+fn segments(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in directory.read_dir()? {
+        let path = entry?.path();
+        let number =
+            path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('-').next()?.parse().ok());
+        if let (Some(number), Some("log")) = (number, path.extension().and_then(|extension| extension.to_str())) {
+            found.push((number, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The tag in a segment's name.
+fn tag(path: &Path) -> &str {
+    let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    name.split_once('-').map_or(name, |(_, tag)| tag)
+}
+
+/// The thread's own state.
+struct Uploader {
+    directory: PathBuf,
+    shared: Arc<Shared>,
+    upload: Box<dyn Upload>,
+    name: String,
+}
+
+impl Uploader {
+    fn run(mut self, woken: &Receiver<()>) {
+        loop {
+            self.upload_all(woken);
+            match woken.recv_timeout(BACKOFF.1) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.upload_all(woken),
+            }
+        }
+    }
+
+    /// Everything that waits, until it is gone or the controller ends.
+    fn upload_all(&mut self, woken: &Receiver<()>) {
+        loop {
+            let waiting = match segments(&self.directory) {
+                Ok(waiting) => waiting,
+                Err(error) => {
+                    tracing::error!(error = crate::error::one_line(&error), "cannot read the spool of flow logs");
+                    return;
+                }
+            };
+            if waiting.is_empty() {
+                return;
+            }
+            for (_, path) in waiting {
+                if !self.upload_one(&path, woken) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// False: the controller ends.
+    fn upload_one(&mut self, path: &Path, woken: &Receiver<()>) -> bool {
+        let mut ends = None;
+        let backoff = ExponentialBuilder::new().with_min_delay(BACKOFF.0).with_max_delay(BACKOFF.1).with_jitter();
+        let mut pauses = backoff.without_max_times().build();
+        let mut said = false;
+        loop {
+            let failed = match self.attempt(path) {
+                Ok(()) => {
+                    if said {
+                        tracing::info!("flow logs: {} takes records again", self.name);
+                    }
+                    return true;
+                }
+                Err(failed) => failed,
+            };
+            if !said {
+                tracing::warn!("flow logs: {} does not take records: {failed}; trying again", self.name);
+                said = true;
+            }
+            if self.shared.ending.load(Ordering::Relaxed) {
+                let ends = *ends.get_or_insert_with(|| Instant::now() + LAST_ATTEMPTS);
+                if Instant::now() >= ends {
+                    tracing::warn!("flow logs: what {} has not taken stays in {}", self.name, self.directory.display());
+                    return false;
+                }
+            }
+            let pause = pauses.next().unwrap_or(BACKOFF.1);
+            self.pause(pause, woken);
+        }
+    }
+
+    /// Less when the controller ends.
+    fn pause(&self, pause: Duration, woken: &Receiver<()>) {
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
+            if self.shared.ending.load(Ordering::Relaxed) {
+                std::thread::sleep(BACKOFF.0.min(until.saturating_duration_since(Instant::now())));
+                return;
+            }
+            if woken.recv_deadline(until) == Err(RecvTimeoutError::Disconnected) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    fn attempt(&mut self, path: &Path) -> Result<(), String> {
+        let lines = fs::read(path).map_err(|error| error.to_string())?;
+        match self.upload.upload(tag(path), &lines) {
+            Ok(refused) => {
+                if refused > 0 {
+                    tracing::error!("flow logs: {} has refused {refused} records", self.name);
+                    self.shared.given_up.fetch_add(refused, Ordering::Relaxed);
+                }
+            }
+            Err(Failed::Again(why)) => return Err(why),
+            Err(Failed::Never(why)) => {
+                let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+                tracing::error!("flow logs: {} will never take {count} records: {why}", self.name);
+                self.shared.given_up.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+        fs::remove_file(path).map_err(|error| format!("cannot delete {}: {error}", path.display()))?;
+        self.shared.waiting.fetch_sub(lines.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// Takes segments while it is up.
+    #[derive(Clone, Debug, Default)]
+    struct Service(Arc<Mutex<(bool, Taken)>>);
+
+    /// Tags and lines.
+    type Taken = Vec<(String, String)>;
+
+    impl Service {
+        fn set_up(&self, up: bool) {
+            self.0.lock().expect("no test panics with it").0 = up;
+        }
+
+        fn taken(&self) -> Taken {
+            self.0.lock().expect("no test panics with it").1.clone()
+        }
+    }
+
+    impl Upload for Service {
+        fn upload(&mut self, tag: &str, lines: &[u8]) -> Result<u64, Failed> {
+            let mut service = self.0.lock().expect("no test panics with it");
+            if !service.0 {
+                return Err(Failed::Again("down".to_owned()));
+            }
+            if lines.starts_with(b"bad") {
+                return Err(Failed::Never("bad".to_owned()));
+            }
+            service.1.push((tag.to_owned(), String::from_utf8_lossy(lines).into_owned()));
+            Ok(0)
+        }
+    }
+
+    fn open(directory: &Path, service: &Service) -> Spool {
+        Spool::open(directory, 100, Box::new(service.clone()), "test").expect("a directory")
+    }
+
+    #[test]
+    fn what_waits_arrives_in_order_when_the_service_is_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let service = Service::default();
+        let mut spool = open(directory.path(), &service);
+        let (mut segment, _) = spool.segment("current").expect("a file");
+        for (line, tag) in [("one\n", "a"), ("bad\n", "b"), ("three\n", "c")] {
+            spool.append(&mut segment, line.as_bytes()).expect("room");
+            spool.close(&mut segment, tag).expect("room");
+        }
+        service.set_up(true);
+        spool.finish();
+        let pair = |tag: &str, lines: &str| (tag.to_owned(), lines.to_owned());
+        assert_eq!(service.taken(), [pair("a", "one\n"), pair("c", "three\n")]);
+        assert_eq!((spool.given_up(), spool.given_up()), (1, 0));
+        assert!(segments(directory.path()).expect("a directory").is_empty());
+    }
+
+    #[test]
+    fn more_than_the_limit_is_refused_and_the_next_controller_finds_the_rest() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let service = Service::default();
+        let mut spool = open(directory.path(), &service);
+        let (mut segment, _) = spool.segment("current").expect("a file");
+        spool.append(&mut segment, &[b'x'; 60]).expect("room");
+        spool.close(&mut segment, "a").expect("room");
+        spool.append(&mut segment, b"more\n").expect("room");
+        let full = spool.append(&mut segment, &[b'x'; 60]).expect_err("no room");
+        assert_eq!(full.kind(), io::ErrorKind::QuotaExceeded);
+        drop((spool, segment));
+        service.set_up(true);
+        let mut spool = open(directory.path(), &service);
+        let (mut segment, torn) = spool.segment("current").expect("a file");
+        assert_eq!((segment.length(), torn), (5, false));
+        spool.close(&mut segment, "b").expect("room");
+        spool.finish();
+        assert_eq!(service.taken().into_iter().map(|(tag, _)| tag).collect::<Vec<_>>(), ["a", "b"]);
+    }
+}
