@@ -135,6 +135,9 @@ pub(crate) fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
         Ok(way) if way.side == entry.partner_side() => {
             entry.next_hop.store(way.hop.pack());
             entry.mtu.store(way.mtu);
+            if let Some(birth) = FlowTable::<P::Key>::birth(tables, packet.key()) {
+                birth.ingress.store(u16::from(at.iface.slot) + 1);
+            }
             entry.epoch.store(at.control.epoch as u16);
             None
         }
@@ -233,7 +236,8 @@ fn with_partner(bits: u32, side: u8) -> u32 {
 /// How a flow's entries come to be.
 #[inline(always)]
 fn birth(at: &Arrival<'_>) -> Birth {
-    Birth { since: SharedU32::new(at.now), rule: SharedU16::new(at.rule), ..Birth::default() }
+    let ingress = SharedU16::new(u16::from(at.iface.slot) + 1);
+    Birth { since: SharedU32::new(at.now), rule: SharedU16::new(at.rule), ingress }
 }
 
 /// The responder's way back is not known yet: an epoch that never is makes its first packet ask.

@@ -6,6 +6,7 @@ use crate::config::Timeouts;
 use crate::controller::{Done, Order};
 use crate::datapath::{Datapath, DatapathError};
 use crate::firewall::report::{InForce, RuleReport};
+use crate::flowlog::FlowLogs;
 use crate::flows::list::Clock;
 use crate::flows::sweep::Census;
 use crate::measure::rates::{Count, Meter};
@@ -23,8 +24,18 @@ const FRESH: Duration = Duration::from_millis(200);
 /// A pass that takes longer than this is not made for somebody who asks: the sweeper's own will do.
 const CHEAP: Duration = Duration::from_secs(1);
 
+/// How long the last pass may take, and the writing of what it found.
+const LAST_PASS: Duration = Duration::from_secs(10);
+const LAST_RECORDS: Duration = Duration::from_secs(15);
+
 /// A request to the sweeper for a pass now; answered by dropping it.
-pub type SweepRequest = Sender<()>;
+#[derive(Debug)]
+pub struct SweepRequest {
+    /// Who waits for it.
+    pub done: Sender<()>,
+    /// It is the last one, after the end of forwarding: all windows of flow logs end with it.
+    pub last: bool,
+}
 
 /// What is served, as the loop last decided.
 #[derive(Clone, Debug, Default)]
@@ -59,15 +70,16 @@ pub struct Live {
     census: Mutex<Census>,
     pressure: AtomicBool,
     limits_sources: AtomicBool,
+    flow_logs: FlowLogs,
 }
 
 impl Live {
-    /// Around a loaded datapath. `sweeper` is where requests for a pass go, `orders` where those for the loop do.
+    /// Around a loaded datapath. Requests for a pass go to the sweeper, `orders` to the loop.
     pub fn new(
         instance: &str,
         datapath: Datapath,
         timeouts: Timeouts,
-        sweeper: Sender<SweepRequest>,
+        (sweeper, flow_logs): (Sender<SweepRequest>, FlowLogs),
         orders: tokio::sync::mpsc::Sender<Order>,
     ) -> Self {
         Self {
@@ -84,12 +96,18 @@ impl Live {
             census: Mutex::default(),
             pressure: AtomicBool::new(false),
             limits_sources: AtomicBool::new(false),
+            flow_logs,
         }
     }
 
     /// The datapath.
     pub fn datapath(&self) -> &Datapath {
         &self.datapath
+    }
+
+    /// Flow logs.
+    pub fn flow_logs(&self) -> &FlowLogs {
+        &self.flow_logs
     }
 
     /// The idle times of connections.
@@ -232,10 +250,19 @@ impl Live {
             return;
         }
         let (request, done) = bounded(0);
-        if self.sweeper.send(request).is_ok() {
+        if self.sweeper.send(SweepRequest { done: request, last: false }).is_ok() {
             // An error is the answer: the sweeper has dropped the request.
             let _ = done.recv_timeout(2 * CHEAP);
         }
+    }
+
+    /// Forwarding has ended: has what the flows counted since their last records logged, and ends flow logs.
+    pub fn finish_flow_logs(&self) {
+        let (request, done) = bounded(0);
+        if self.sweeper.send(SweepRequest { done: request, last: true }).is_ok() {
+            let _ = done.recv_timeout(LAST_PASS);
+        }
+        self.flow_logs.finish(LAST_RECORDS);
     }
 }
 

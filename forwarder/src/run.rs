@@ -5,6 +5,7 @@ use crate::controller::{Controller, ControllerError, Order};
 use crate::datapath::{Datapath, HeldFrames, LoadOptions};
 use crate::error::one_line;
 use crate::firewall::ledger::Ledger;
+use crate::flowlog::{FlowLogs, Home};
 use crate::host::{self, Bpffs, HostChanges, Lock, Netlink};
 use crate::live::Live;
 use crate::plan::{self, Sizes};
@@ -104,12 +105,15 @@ async fn start(instance: &str, (config, path): (Config, Option<PathBuf>), ground
     let held = datapath.take_held_frames()?;
     let (requests, sweeps) = crossbeam::channel::bounded(16);
     let (orders, ordered) = tokio::sync::mpsc::channel(16);
-    let live = Arc::new(Live::new(instance, datapath, config.timeouts.clone(), requests, orders));
+    let home = Home { instance, directory: ground.state.directory(), adopted: datapath.is_adopted() };
+    let (flow_logs, feed) = FlowLogs::open(&config.flow_logs, home)?;
+    let live = Arc::new(Live::new(instance, datapath, config.timeouts.clone(), (requests, flow_logs), orders));
     let ledger = Ledger::open(ground.state.file(StateDirectory::RULES));
     let mut controller = Controller::new(live.clone(), (config, path), ledger, netlink, changes)?;
     match begin(&mut controller, &ground.state).await {
         Ok(listener) => {
-            sweeper::start(live.clone(), sweeps).context("cannot start the sweeper")?;
+            sweeper::start(live.clone(), sweeps, feed).context("cannot start the sweeper")?;
+            tokio::spawn(learn_identity(live.clone()));
             Ok(Instance { live, controller, held, orders: ordered, listener })
         }
         // A datapath that an earlier controller left goes on forwarding: what is wrong is this start.
@@ -148,8 +152,16 @@ async fn begin(controller: &mut Controller, state: &StateDirectory) -> Result<Un
 fn end(live: &Live, controller: &mut Controller) -> Result<()> {
     // In this order, or the kernel would forward by itself in between, untranslated and unfiltered.
     let restored = controller.restore_host();
-    live.datapath().remove()?;
+    let removed = live.datapath().remove();
+    live.finish_flow_logs();
+    removed?;
     Ok(restored?)
+}
+
+/// Asks the instance metadata what records should call things, as long as an interface is served that it did not tell of.
+async fn learn_identity(live: Arc<Live>) {
+    let unknown = |known: &dyn Fn(&[u8; 6]) -> bool| live.view().served.iter().any(|served| !known(&served.mac));
+    live.flow_logs().identity().learn(unknown).await;
 }
 
 /// No file and no file system of ours is left.

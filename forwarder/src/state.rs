@@ -62,6 +62,11 @@ impl StateDirectory {
         }
     }
 
+    /// Itself.
+    pub fn directory(&self) -> &Path {
+        &self.path
+    }
+
     /// A file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)

@@ -1,6 +1,8 @@
 //! The sweeper's thread: passes over the flow table often enough for the timeouts, and never for more than 4 % of one core;
 //! under pressure 10 %.
 
+use crate::flowlog::feed::Feed;
+use crate::flows::log::Logger;
 use crate::flows::sweep::{Census, Judge, pass};
 use crate::live::{Live, SweepRequest};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
@@ -16,11 +18,12 @@ const PERIOD_UNDER_PRESSURE: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// When the system has no thread left.
-pub fn start(live: Arc<Live>, requests: Receiver<SweepRequest>) -> std::io::Result<()> {
-    std::thread::Builder::new().name("sweeper".to_owned()).spawn(move || run(&live, &requests)).map(drop)
+pub fn start(live: Arc<Live>, requests: Receiver<SweepRequest>, feed: Feed) -> std::io::Result<()> {
+    let logger = Logger::new(feed);
+    std::thread::Builder::new().name("sweeper".to_owned()).spawn(move || run(&live, &requests, logger)).map(drop)
 }
 
-fn run(live: &Live, requests: &Receiver<SweepRequest>) {
+fn run(live: &Live, requests: &Receiver<SweepRequest>, mut logger: Logger) {
     let mut next = Instant::now();
     loop {
         let request = match requests.recv_deadline(next) {
@@ -28,10 +31,17 @@ fn run(live: &Live, requests: &Receiver<SweepRequest>) {
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        let took = sweep(live);
         // Those who asked meanwhile are served by this pass as well.
-        drop((request, requests.try_iter().collect::<Vec<_>>()));
-        next = Instant::now() + pause(took, live.is_under_pressure());
+        let asked: Vec<_> = request.into_iter().chain(requests.try_iter()).collect();
+        let last = asked.iter().any(|request| request.last);
+        let took = sweep(live, &mut logger, last);
+        drop(asked);
+        if last {
+            return;
+        }
+        let pause = pause(took, live.is_under_pressure());
+        // A window that ends is not kept waiting.
+        next = Instant::now() + logger.ends_in().map_or(pause, |ends| pause.min(ends));
     }
 }
 
@@ -40,7 +50,7 @@ fn pause(took: Duration, pressure: bool) -> Duration {
     if pressure { PERIOD_UNDER_PRESSURE.max(took * 9) } else { PERIOD.max(took * 24) }
 }
 
-fn sweep(live: &Live) -> Duration {
+fn sweep(live: &Live, logger: &mut Logger, last: bool) -> Duration {
     let begun = Instant::now();
     let before = live.census().clone();
     let census = live.clock().and_then(|clock| {
@@ -50,7 +60,10 @@ fn sweep(live: &Live) -> Duration {
             pressure: live.is_under_pressure(),
             sources: live.limits_sources(),
         };
-        pass(live.datapath(), &judge, &before)
+        logger.begin(live, clock, last);
+        let census = pass(live.datapath(), &judge, (&before, logger));
+        logger.finish();
+        census
     });
     match census {
         Ok(census) => publish(live, census),

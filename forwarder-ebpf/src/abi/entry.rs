@@ -93,8 +93,9 @@ pub struct Birth {
     pub since: SharedU32,
     /// Firewall rule that admitted the flow, 0 for the default of its side.
     pub rule: SharedU16,
-    /// Zero.
-    pub zero: SharedU16,
+    /// Slot of the interface that its packets come by, as of the last time that they asked for their way; one more than it,
+    /// because 0 is for a direction that has had no packet.
+    pub ingress: SharedU16,
 }
 
 const _: () = assert!(size_of::<FlowEntry>() == 48);

@@ -7,6 +7,7 @@ use crate::plan::{Plan, PlannedInterface};
 use crate::status::Served;
 use forwarder_ebpf::abi::Side;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 impl Controller {
     /// Serves what the plan says, and nothing else.
@@ -142,5 +143,8 @@ fn describe(interface: &PlannedInterface, mode: Mode) -> Served {
         Side::Both => "both",
     };
     let PlannedInterface { name, ifindex, slot, config, .. } = interface;
-    Served { name: name.clone(), ifindex: *ifindex, role, slot: *slot, mode, mtu: config.mtu }
+    let address4 = Some(config.address4.into()).filter(|address: &Ipv4Addr| !address.is_unspecified());
+    let address6 = Some(config.address6.into()).filter(|address: &Ipv6Addr| !address.is_unspecified());
+    let (slot, mac, addresses) = (*slot, config.mac, (address4, address6));
+    Served { name: name.clone(), ifindex: *ifindex, role, slot, mode, mtu: config.mtu, mac, addresses }
 }

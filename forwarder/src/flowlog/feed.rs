@@ -214,6 +214,11 @@ impl Feed {
         }
     }
 
+    /// Has the books on disk: before slots of the flow table change hands.
+    pub fn write(&mut self) {
+        self.groups.iter_mut().for_each(Group::write_ledgers);
+    }
+
     /// The pass is over.
     pub fn finish(&mut self) {
         for group in &mut self.groups {

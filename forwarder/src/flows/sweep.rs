@@ -12,6 +12,7 @@
 
 use super::list::{Clock, Key, Removal};
 use super::load::{GROUPS, Load};
+use super::log::Logger;
 use crate::config::Timeouts;
 use crate::datapath::{Datapath, DatapathError, FlowTable, Seen, wait_for_programs};
 use forwarder_ebpf::abi::{FlowEntry, NextHop, Ticks, status};
@@ -100,11 +101,15 @@ impl Judge {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn pass(datapath: &Datapath, judge: &Judge, before: &Census) -> Result<Census, DatapathError> {
+pub fn pass(
+    datapath: &Datapath,
+    judge: &Judge,
+    (before, logger): (&Census, &mut Logger),
+) -> Result<Census, DatapathError> {
     let begun = Instant::now();
     let load = Load::begin(datapath, judge.sources)?;
-    let since = judge.clock.since(before.now);
-    let mut walk = Walk { judge, since, new: 0, census: Census::default(), ports: Vec::new(), load };
+    let (since, census) = (judge.clock.since(before.now), Census::default());
+    let mut walk = Walk { judge, logger, since, new: 0, census, ports: Vec::new(), load };
     walk.census.flows4 = walk.table(&datapath.flows4)?;
     walk.census.flows6 = walk.table(&datapath.flows6)?;
     let Walk { new, mut census, ports, load, .. } = walk;
@@ -129,6 +134,7 @@ impl PortBits {
 
 struct Walk<'a> {
     judge: &'a Judge,
+    logger: &'a mut Logger,
     since: Ticks,
     new: u64,
     census: Census,
@@ -143,11 +149,12 @@ impl Walk<'_> {
         let mut removal = Removal::new(table);
         let mut dying = Vec::new();
         table.visit_all(|seen| {
-            let Seen { index, tenancy, key, entry, .. } = seen;
+            let Seen { tenancy, key, entry, .. } = seen;
             if *tenancy == Tenancy::Dying {
-                dying.push(*index);
+                dying.push(seen.clone());
                 return Ok(());
             }
+            self.logger.observe(seen);
             let is_over = self.judge.is_over(key.protocol(), entry);
             if entry.status.load() & status::ORIGINATOR == 0 {
                 // It goes with its originator's. Alone, it is a rest of something interrupted.
@@ -163,11 +170,25 @@ impl Walk<'_> {
             Ok(())
         })?;
         removal.finish()?;
-        if !dying.is_empty() {
-            wait_for_programs();
-            table.vacate(&dying)?;
-        }
+        self.bury(table, dying)?;
         Ok(flows)
+    }
+
+    /// Frees the slots of dying entries. After the grace period their counters are final.
+    fn bury<K: Key>(&mut self, table: &FlowTable<K>, dying: Vec<Seen<K>>) -> Result<(), DatapathError> {
+        if dying.is_empty() {
+            return Ok(());
+        }
+        wait_for_programs();
+        let indexes: Vec<_> = dying.iter().map(|seen| seen.index).collect();
+        for seen in dying {
+            let entry = table.read_at(seen.index).unwrap_or(seen.entry);
+            self.logger.end(&Seen { entry, ..seen });
+        }
+        // Before somebody else can have the slots.
+        self.logger.write();
+        table.vacate(&indexes)?;
+        Ok(())
     }
 
     fn is_all_over<K: Key>(&self, table: &FlowTable<K>, key: &K, entry: &FlowEntry) -> bool {
@@ -228,17 +249,13 @@ mod tests {
     #[test]
     fn ports_are_counted_once() {
         let judge = judge(false);
-        let mut walk = Walk {
-            judge: &judge,
-            since: 0,
-            new: 0,
-            census: Census::default(),
-            ports: Vec::new(),
-            load: Load::default(),
-        };
+        let (directory, mut logger) = super::super::log::tests::logger();
+        let (logger, census) = (&mut logger, Census::default());
+        let mut walk = Walk { judge: &judge, logger, since: 0, new: 0, census, ports: Vec::new(), load: Load::default() };
         for port in [1024, 1024, 65_535] {
             walk.note_port(Ipv4Addr::LOCALHOST, port);
         }
         assert_eq!(walk.ports[0].1.count(), PortUse { flows: 3, ports: 2 });
+        drop(directory);
     }
 }

@@ -141,6 +141,8 @@ impl Line<'_> {
             Field::Version => number(out, self.version),
             Field::SrcAddr => address(out, shown_source(tuple, self.direction, self.interface)),
             Field::DstAddr => address(out, shown_destination(tuple, self.direction, self.interface)),
+            // What stands there for ICMP is its identifier; AWS has no ports for it.
+            Field::SrcPort | Field::DstPort if matches!(window.protocol, 1 | 58) => number(out, 0_u8),
             Field::SrcPort => number(out, tuple.source_port),
             Field::DstPort => number(out, tuple.destination_port),
             Field::Protocol => number(out, window.protocol),

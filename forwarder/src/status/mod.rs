@@ -138,6 +138,10 @@ pub struct Served {
     pub mode: Mode,
     /// MTU, bytes of IP packet.
     pub mtu: u32,
+    /// Link-layer address.
+    pub mac: [u8; 6],
+    /// Primary IPv4 and global IPv6 address.
+    pub addresses: (Option<std::net::Ipv4Addr>, Option<std::net::Ipv6Addr>),
 }
 
 /// Reads an interface's part out of the meter.

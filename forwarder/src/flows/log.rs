@@ -1,0 +1,161 @@
+//! What flow logs are told of the flow table: entries as windows, interfaces as records name them. Used by the sweeper alone.
+
+use super::list::{Clock, Key};
+use crate::datapath::Seen;
+use crate::flowlog::clock::Moment;
+use crate::flowlog::feed::Feed;
+use crate::flowlog::ledger::Counts;
+use crate::live::Live;
+use crate::record::{Interface, Interfaces, Place, Tuple, Window};
+use crate::status::Served;
+use forwarder_ebpf::abi::{NextHop, status};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// TCP flags by their bits (RFC 9293 §3.1).
+const SYN: u8 = 2;
+const FIN_SYN_RST: u8 = 7;
+const ACK: u8 = 16;
+
+/// The sweeper's notebook.
+#[derive(Debug)]
+pub struct Logger {
+    feed: Feed,
+    interfaces: Arc<Interfaces>,
+    /// Epoch of the view and version of the identity that `interfaces` are of.
+    known: Option<(u32, u64)>,
+}
+
+impl Logger {
+    /// With a feed.
+    pub fn new(feed: Feed) -> Self {
+        Self { feed, interfaces: Arc::default(), known: None }
+    }
+
+    /// When a window ends next, from now.
+    pub fn ends_in(&self) -> Option<Duration> {
+        self.feed.ends_in()
+    }
+
+    /// A pass begins; with the last one all windows end.
+    pub fn begin(&mut self, live: &Live, clock: Clock, last: bool) {
+        let view = live.view();
+        let now = (view.epoch, live.flow_logs().identity().version());
+        if self.known != Some(now) {
+            let served: Vec<_> =
+                view.served.iter().map(|served| live.flow_logs().identity().name(interface(served))).collect();
+            let interfaces = std::iter::once(Interface::default()).chain(served).collect::<Vec<_>>();
+            if self.interfaces.list != interfaces {
+                self.interfaces = Arc::new(Interfaces { list: interfaces, rules: Vec::new() });
+            }
+            self.known = Some(now);
+        }
+        drop(view);
+        self.feed.begin(clock.now, clock.per_second, self.interfaces.clone(), last);
+    }
+
+    /// An entry that lives.
+    pub fn observe<K: Key>(&mut self, seen: &Seen<K>) {
+        let interfaces = &self.interfaces;
+        self.feed.observe(K::FAMILY, seen.index, &counts(seen), |now| describe(seen, interfaces, now));
+    }
+
+    /// An entry that is gone, with its last counters.
+    pub fn end<K: Key>(&mut self, seen: &Seen<K>) {
+        let interfaces = &self.interfaces;
+        self.feed.end(K::FAMILY, seen.index, &counts(seen), |now| describe(seen, interfaces, now));
+    }
+
+    /// Before the slots of ended entries are freed.
+    pub fn write(&mut self) {
+        self.feed.write();
+    }
+
+    /// The pass is over.
+    pub fn finish(&mut self) {
+        self.feed.finish();
+    }
+}
+
+fn interface(served: &Served) -> Interface {
+    Interface {
+        name: served.name.clone(),
+        ifindex: served.ifindex,
+        slot: served.slot,
+        place: match served.role {
+            "inside" => Place::Inside,
+            "outside" => Place::Outside,
+            _ => Place::Both,
+        },
+        mac: served.mac,
+        address4: served.addresses.0.map(IpAddr::from),
+        address6: served.addresses.1.map(IpAddr::from),
+        ..Interface::default()
+    }
+}
+
+fn counts<K: Key>(Seen { entry, birth, .. }: &Seen<K>) -> Counts {
+    Counts {
+        packets: entry.packets.load(),
+        bytes: entry.bytes.load(),
+        tcp_flags: flags(entry.status.load()),
+        made: birth.since.load(),
+        last: entry.last_seen.load(),
+    }
+}
+
+/// As AWS counts them: FIN, SYN and RST, and ACK only with SYN, which is how a responder answers.
+fn flags(bits: u32) -> u8 {
+    let seen = (bits >> status::FLAGS_SHIFT) as u8 & FIN_SYN_RST;
+    let answer = seen & SYN != 0 && bits & status::ORIGINATOR == 0;
+    if answer { seen | ACK } else { seen }
+}
+
+fn describe<K: Key>(Seen { key, entry, birth, .. }: &Seen<K>, interfaces: &Interfaces, now: &Moment) -> Window {
+    let bits = entry.status.load();
+    let arrived = tuple(key.ends());
+    let translated = bits & (status::SOURCE_NAT | status::DESTINATION_NAT) != 0;
+    let slot = birth.ingress.load();
+    Window {
+        arrived,
+        left: if translated { tuple(key.translated(entry)) } else { arrived },
+        ingress: slot.checked_sub(1).map_or(0, |slot| interfaces.number_of_slot(slot as u8)),
+        egress: interfaces.number_of(u32::from(NextHop::unpack(entry.next_hop.load()).ifindex)),
+        protocol: key.protocol(),
+        originator: bits & status::ORIGINATOR != 0,
+        rule: birth.rule.load(),
+        begun_ms: now.unix_ms_of(birth.since.load()),
+        ..Window::default()
+    }
+}
+
+fn tuple((source, destination): (SocketAddr, SocketAddr)) -> Tuple {
+    Tuple {
+        source: source.ip(),
+        destination: destination.ip(),
+        source_port: source.port(),
+        destination_port: destination.port(),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// One that nobody reads, and where it keeps its books.
+    pub(in crate::flows) fn logger() -> (tempfile::TempDir, Logger) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let feed = Feed::open(directory.path(), Vec::new(), Arc::default(), false).expect("files");
+        (directory, Logger::new(feed))
+    }
+
+    #[test]
+    fn flags_are_awss() {
+        let bits = |seen: u32, role| seen << status::FLAGS_SHIFT | role;
+        assert_eq!(flags(bits(0x10, status::ORIGINATOR)), 0, "ACK alone");
+        assert_eq!(flags(bits(0x13, status::ORIGINATOR)), 3, "SYN, ACK, FIN");
+        assert_eq!(flags(bits(0x13, 0)), 19, "SYN-ACK, FIN");
+        assert_eq!(flags(bits(0x14, 0)), 4, "RST-ACK");
+    }
+}
