@@ -120,6 +120,8 @@ pub fn stage<F: Frame, T: Tables>(which: Stage, frame: &mut F, tables: &T, ingre
         },
         Stage::Answer4 => answer::build4(frame, tables, iface, control, now),
         Stage::Answer6 => answer::build6(frame, tables, iface, control, now),
+        // Those know the verdict already and never ask.
+        Stage::Refused4 | Stage::Refused6 => Verdict::Drop(Drop::Internal),
     }
 }
 

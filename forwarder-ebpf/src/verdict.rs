@@ -118,6 +118,8 @@ stages! {
     Refuse6 "refuse6" "An IPv6 packet, and the flow that it has, end by a rule."
     Reset4 "reset4" "The frame becomes a TCP reset to its sender."
     Reset6 "reset6" "The frame becomes a TCP reset to its sender, IPv6."
+    Refused4 "refused4" "An IPv4 packet that was refused is counted for flow logs; the kernel's body alone has it."
+    Refused6 "refused6" "The same for IPv6."
 }
 
 /// How many stages there are.

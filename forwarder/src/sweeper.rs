@@ -62,8 +62,9 @@ fn sweep(live: &Live, logger: &mut Logger, last: bool) -> Duration {
         };
         logger.begin(live, clock, last);
         let census = pass(live.datapath(), &judge, (&before, logger));
+        let refused = logger.take_refused(live.datapath());
         logger.finish();
-        census
+        refused.and(census)
     });
     match census {
         Ok(census) => publish(live, census),

@@ -14,6 +14,7 @@ const SIZE: usize = 100;
 
 in_both_shapes! {
     records_are_exact_and_those_of_awss_nat_example
+    what_is_refused_is_counted_exactly
 }
 
 /// A record by its fields' names.
@@ -114,6 +115,48 @@ fn four_records(lab: &Lab, family: Family, source: SocketAddr, records: &[Record
         };
         ensure!(found.iter().all(|record| right(&record)), "{family:?}: {found:?}");
     }
+    Ok(())
+}
+
+/// Whoever begins from outside is refused, and so is a packet whose TTL is used up.
+fn what_is_refused_is_counted_exactly(shape: Shape) -> Result<()> {
+    const FORMAT: &str = "${interface-id} ${pkt-srcaddr} ${pkt-dstaddr} ${protocol} ${packets} ${bytes} ${action} \
+                          ${flow-direction} ${tcp-flags} ${drop-reason} ${log-status} ${dstport} ${nat-srcaddr}";
+    const PINGS: u64 = 40;
+    let directory = tempfile::tempdir()?;
+    let log = directory.path().join("flow.log");
+    let mut lab = lab(shape, &log, FORMAT, "filter = \"reject\"")?;
+    let (client, server) = (lab.net.client_v6(0), lab.net.server_v6());
+    // Nobody answers; what matters is that they were sent.
+    let _ = lab.net.server.run("ping", &format!("-c {PINGS} -i 0.05 -W 1 -q {client}"));
+    let _ = lab.net.server.run("curl", &format!("-g -s --connect-timeout 2 http://[{client}]:81/"));
+    let hops = if shape == Shape::OneArmed { 2 } else { 1 };
+    let _ = lab.client().run("ping", &format!("-c {PINGS} -i 0.05 -W 1 -t {hops} -q {}", lab.net.server_v4()));
+    let status = lab.appliance.status()?;
+    lab.appliance.stop()?;
+    let records = read(&log, FORMAT)?;
+    let sum = |name: &str, field: &str, value: &str, reason: &str| -> u64 {
+        let of = records.iter().filter(|record| record["drop-reason"] == reason && record[field] == value);
+        of.map(|record| number(record, name)).sum()
+    };
+    let pinged = |name: &str| sum(name, "protocol", "58", "policy");
+    ensure!((pinged("packets"), pinged("bytes")) == (PINGS, PINGS * (64 + 40)), "{records:?}");
+    let expired = |name: &str| sum(name, "protocol", "1", "ttl_exceeded");
+    ensure!((expired("packets"), expired("bytes")) == (PINGS, PINGS * 84), "{records:?}");
+    let syns = sum("packets", "dstport", "81", "policy");
+    ensure!(syns >= 2, "curl tries again after a second: {records:?}");
+    for record in records.iter().filter(|record| record["log-status"] == "OK") {
+        ensure!(record["action"] == "REJECT" && record["flow-direction"] == "ingress", "{record:?}");
+        let syn = if record["protocol"] == "6" { "2" } else { "0" };
+        ensure!(record["tcp-flags"] == syn && record["nat-srcaddr"] == "-", "{record:?}");
+        let from = if record["protocol"] == "1" { lab.net.inside(0) } else { lab.net.outside().to_owned() };
+        ensure!(record["interface-id"] == from, "{record:?}");
+    }
+    ensure!(records.iter().any(|record| record["pkt-srcaddr"] == server.to_string()), "{records:?}");
+    // Not one more and not one less than the datapath dropped.
+    let dropped: u64 = status.drops()?.values().sum();
+    let logged: u64 = records.iter().map(|record| number(record, "packets")).sum();
+    ensure!(logged == dropped, "{dropped} were dropped and {logged} logged: {:?}\n{records:?}", status.drops()?);
     Ok(())
 }
 

@@ -11,6 +11,7 @@ pub mod firewall;
 mod flow;
 mod fragment;
 mod load;
+mod refused;
 mod shared;
 mod slot;
 
@@ -23,6 +24,7 @@ pub use load::{
     LOAD_CLIENTS6, LOAD_ECHO_PORT, LOAD_FIRST_PORT, LOAD_MAGIC, LOAD_PORT_BITS, LOAD_SERVER_PORT, LOAD_SERVERS6,
     LoadArrived, LoadConfig, LoadStation, LoadStream, load_port,
 };
+pub use refused::{MAX_REFUSED, Refused, RefusedBy, RefusedKey, Refusing, logged_flags};
 pub use shared::{SharedU16, SharedU32, SharedU64};
 pub use slot::{Family, Shape, Slot, Used, tend};
 
@@ -110,6 +112,14 @@ pub mod names {
     pub const DWELL: &str = "DWELL";
     /// Per CPU: what one stage hands to the next, the ICMP token bucket.
     pub const SCRATCH: &str = "SCRATCH";
+    /// The one `Refusing`.
+    pub const REFUSING: &str = "REFUSING";
+    /// `FlowKey4` with a `RefusedBy` to `Refused`.
+    pub const REFUSED4: &str = "REFUSED4";
+    /// `FlowKey6` with a `RefusedBy` to `Refused`.
+    pub const REFUSED6: &str = "REFUSED6";
+    /// Per CPU: refused packets that there was no room to count by their ends.
+    pub const REFUSED_LOST: &str = "REFUSED_LOST";
     /// Frames that wait for a neighbour, towards the controller.
     pub const HELD: &str = "HELD";
     /// The one compiled policy: a map of `firewall::Line` in a map, so that it is exchanged at once.

@@ -17,6 +17,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod programs;
 #[cfg(target_arch = "bpf")]
+mod refuse;
+#[cfg(target_arch = "bpf")]
 mod tend;
 
 #[cfg(not(target_arch = "bpf"))]

@@ -94,6 +94,8 @@ pub struct Scratch {
     pub answer: Answer,
     /// What the firewall decided.
     pub judged: Judged,
+    /// What was refused, for the program that counts it.
+    pub refusal: crate::refuse::Refusal,
     /// Question and answer of the FIB: here because the stack is short.
     fib: FibParams,
 }

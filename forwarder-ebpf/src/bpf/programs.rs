@@ -3,11 +3,12 @@
 
 use crate::frame::XdpFrame;
 use crate::maps::{COUNTERS, DEVICES, DWELL, KernelTables, STAGES, Scratch, scratch};
+use crate::refuse;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use forwarder_ebpf::abi::{counter_index, dwell_bucket};
+use forwarder_ebpf::abi::{IfaceConfig, counter_index, dwell_bucket};
 use forwarder_ebpf::frame::Frame;
 use forwarder_ebpf::pipeline;
 use forwarder_ebpf::tables::Tables;
@@ -15,7 +16,7 @@ use forwarder_ebpf::verdict::{Drop, Pass, Stage, Verdict};
 
 /// Ticks: the low half of jiffies, which costs nothing to read.
 #[inline(always)]
-fn now() -> u32 {
+pub fn now() -> u32 {
     // SAFETY: takes nothing and only returns a number.
     unsafe { bpf_jiffies64() as u32 }
 }
@@ -27,7 +28,7 @@ fn clock_ns() -> u64 {
 }
 
 #[inline(always)]
-fn ingress(ctx: &XdpContext) -> u32 {
+pub fn ingress(ctx: &XdpContext) -> u32 {
     ctx.ingress_ifindex() as u32
 }
 
@@ -74,9 +75,21 @@ fn end(ctx: &XdpContext, verdict: Verdict, length: u32, entered_ns: u64) -> u32 
     let tables = KernelTables { ctx: ctx.ctx };
     // Of an interface that has no place in the table every frame has been passed.
     let Some(iface) = tables.iface(ingress(ctx)) else { return XDP_PASS };
-    if let Some(outcome) = verdict.outcome()
-        && let Some(counter) = COUNTERS.get_ptr_mut(counter_index(iface.slot, outcome))
-    {
+    if let Some(outcome) = verdict.outcome() {
+        count(iface, outcome, length, entered_ns);
+    }
+    match verdict {
+        Verdict::Forward(slot) => send(slot),
+        Verdict::Answered(_) => send(iface.slot),
+        Verdict::Pass(Pass::Held) | Verdict::Drop(_) | Verdict::Next(_) => XDP_DROP,
+        Verdict::Pass(_) => XDP_PASS,
+    }
+}
+
+/// Counts the frame's outcome and, when it is sampled, its time.
+#[inline(always)]
+pub fn count(iface: &IfaceConfig, outcome: u32, length: u32, entered_ns: u64) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(counter_index(iface.slot, outcome)) {
         // SAFETY: the pointer is to this CPU's copy of the value, which no other program writes before this one ends.
         unsafe {
             (*counter).packets += 1;
@@ -89,18 +102,21 @@ fn end(ctx: &XdpContext, verdict: Verdict, length: u32, entered_ns: u64) -> u32 
         // SAFETY: as for the counter.
         unsafe { *bucket += 1 };
     }
-    match verdict {
-        Verdict::Forward(slot) => send(slot),
-        Verdict::Answered(_) => send(iface.slot),
-        Verdict::Pass(Pass::Held) | Verdict::Drop(_) | Verdict::Next(_) => XDP_DROP,
-        Verdict::Pass(_) => XDP_PASS,
+}
+
+/// When the frame entered, if it is sampled: for the programs behind `enter`.
+#[inline(always)]
+pub fn clock_of_arrival() -> u64 {
+    match scratch() {
+        Some(scratch) => scratch.entered_ns,
+        None => 0,
     }
 }
 
 /// Also back by where it came: `XDP_TX` does the same, but veth leaves such frames lying until the next ones come when the
 /// other end has no XDP program (`veth_xdp_flush`, kernel 6.18).
 #[inline(always)]
-fn send(slot: u8) -> u32 {
+pub fn send(slot: u8) -> u32 {
     match DEVICES.redirect(u32::from(slot), 0) {
         Ok(action) | Err(action) => action,
     }
@@ -115,11 +131,8 @@ fn run(ctx: &XdpContext, stage: Stage) -> u32 {
     if let Verdict::Next(next) = verdict {
         return hand_over(ctx, next, length);
     }
-    let entered_ns = match scratch() {
-        Some(scratch) => scratch.entered_ns,
-        None => 0,
-    };
-    end(ctx, verdict, length, entered_ns)
+    refuse::hand_over(ctx, stage, verdict, length);
+    end(ctx, verdict, length, clock_of_arrival())
 }
 
 macro_rules! stage_programs {

@@ -94,6 +94,12 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
         policy: descriptor(&programs, names::FIREWALL)?,
         rule_counters: PerCpu::new(names::FIREWALL_COUNTERS, descriptor(&programs, names::FIREWALL_COUNTERS)?, cpus)?,
         dwell: PerCpu::new(names::DWELL, descriptor(&programs, names::DWELL)?, cpus)?,
+        refused: super::RefusedTables {
+            refusing: table(&programs, names::REFUSING)?,
+            v4: table(&programs, names::REFUSED4)?,
+            v6: table(&programs, names::REFUSED6)?,
+            lost: PerCpu::new(names::REFUSED_LOST, descriptor(&programs, names::REFUSED_LOST)?, cpus)?,
+        },
         programs: Mutex::new(programs),
         _stages: stages,
         links: Mutex::new(BTreeMap::new()),
@@ -103,7 +109,7 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
 }
 
 fn load_object(options: &LoadOptions, directory: Option<&Path>) -> Result<Ebpf> {
-    const PINNED: [&str; 26] = [
+    const PINNED: [&str; 30] = [
         names::FLOWS4,
         names::FLOWS6,
         names::BIRTHS4,
@@ -130,6 +136,10 @@ fn load_object(options: &LoadOptions, directory: Option<&Path>) -> Result<Ebpf> 
         names::SOURCES,
         names::SOURCES_PAST,
         names::FIREWALL_COUNTERS,
+        names::REFUSING,
+        names::REFUSED4,
+        names::REFUSED6,
+        names::REFUSED_LOST,
     ];
     let mut loader = EbpfLoader::new();
     let shape4 = Shape::of::<FlowKey4>(options.entries4, [0; 10]);

@@ -20,6 +20,7 @@ mod held;
 mod load;
 mod mapping;
 mod packet_socket;
+mod refused;
 mod run;
 mod sys;
 mod table;
@@ -31,6 +32,7 @@ pub use flow_table::{FlowTable, Key, Seen, wait_for_programs};
 pub use held::{Held, HeldFrames};
 pub use load::LoadOptions;
 pub use packet_socket::PacketSocket;
+pub use refused::RefusedTables;
 pub use run::{Action, Ran};
 pub use table::{Element, PerCpu, Table, Value};
 pub use watch::watch;
@@ -169,6 +171,8 @@ pub struct Datapath {
     nat_addresses: Table<u32, [u8; 4]>,
     host_ports: Table<u32, u64>,
     devices: Table<u32, Device>,
+    /// Packets that were refused.
+    pub refused: RefusedTables,
     counters: PerCpu<Counter>,
     dwell: PerCpu<u64>,
     policy: OwnedFd,

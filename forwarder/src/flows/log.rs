@@ -1,14 +1,15 @@
 //! What flow logs are told of the flow table: entries as windows, interfaces as records name them. Used by the sweeper alone.
 
 use super::list::{Clock, Key};
-use crate::datapath::Seen;
+use crate::datapath::{Datapath, DatapathError, Seen};
 use crate::flowlog::clock::Moment;
-use crate::flowlog::feed::Feed;
+use crate::flowlog::feed::{Feed, Refused, RefusedCount};
 use crate::flowlog::ledger::Counts;
 use crate::live::Live;
 use crate::record::{Interface, Interfaces, Place, Tuple, Window};
 use crate::status::Served;
-use forwarder_ebpf::abi::{NextHop, status};
+use forwarder_ebpf::abi::{self, NextHop, RefusedKey, status};
+use forwarder_ebpf::verdict::Drop;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +71,42 @@ impl Logger {
     /// Before the slots of ended entries are freed.
     pub fn write(&mut self) {
         self.feed.write();
+    }
+
+    /// Packets that were refused since the last pass.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn take_refused(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
+        let tables = &datapath.refused;
+        tables.set_wanted(self.feed.is_wanted())?;
+        let bank = tables.read()?;
+        if !bank.v4.is_empty() || !bank.v6.is_empty() {
+            // From here on they are only in this process.
+            self.feed.mark();
+            tables.remove(&bank)?;
+            bank.v4.iter().for_each(|(key, refused)| self.refuse(key, refused));
+            bank.v6.iter().for_each(|(key, refused)| self.refuse(key, refused));
+        }
+        self.feed.refused_uncounted(tables.take_lost()?);
+        Ok(())
+    }
+
+    fn refuse<K: Key + RefusedKey>(&mut self, key: &K, refused: &abi::Refused) {
+        let by = key.by();
+        // A number that is no reason would be another version's.
+        let Some(reason) = Drop::ALL.get(usize::from(by.reason)) else { return };
+        let ingress = self.interfaces.number_of_slot(by.slot);
+        let rule = refused.rule.load() as u16;
+        let refused = RefusedCount {
+            packets: refused.packets.load(),
+            bytes: refused.bytes.load(),
+            tcp_flags: refused.tcp_flags.load() as u8,
+            first: refused.first.load(),
+            last: refused.last.load(),
+        };
+        let what = Refused { tuple: tuple(key.ends()), protocol: key.protocol(), ingress, reason: *reason, rule };
+        self.feed.refuse(&what, &refused);
     }
 
     /// The pass is over.
