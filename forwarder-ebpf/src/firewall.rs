@@ -86,10 +86,10 @@ pub(crate) fn judge<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     let Some(question) = Question::about(frame, packet) else { return Verdict::Drop(Drop::Malformed) };
     if let Some(entry) = FlowTable::<P::Key>::flow(tables, packet.key()) {
         let has_passed = tables.judged().stands & Judged::GOES_ON != 0 || entry.epoch.load() == at.control.epoch as u16;
-        if has_passed && is_turned(packet.key().protocol(), &entry, packet.signal()) {
-            return judge_turn(tables, at, packet, &entry, question);
+        if has_passed && is_turned(packet.key().protocol(), entry, packet.signal()) {
+            return judge_turn(tables, at, packet, entry, question);
         }
-        return judge_flow(tables, at, packet, &entry, question);
+        return judge_flow(tables, at, packet, entry, question);
     }
     if packet.fragment() == Fragment::Later {
         return Verdict::Drop(Drop::FragmentUndecided);
@@ -236,7 +236,7 @@ pub(crate) fn end<P: Packet, T: Tables + FlowTable<P::Key>>(tables: &T, packet: 
     if tables.asked().is_some_and(|asked| asked.purpose == Asked::GOES_ON)
         && let Some(entry) = FlowTable::<P::Key>::flow(tables, packet.key())
     {
-        remove(tables, packet.key(), &entry);
+        remove(tables, packet.key(), entry);
     }
     let judged = tables.judged();
     refuse(tables, packet, judged.action, judged.reason)

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`config`], [`plan`] | what the operator wrote; what it means on this host |
 //! | [`host`] | netlink, sysctls, ports, locks: the host's side of everything |
+//! | [`firewall`] | rules compiled for the datapath, counted and explained |
 //! | [`datapath`] | the programs and maps in the kernel; the only module that names aya |
 //! | [`controller`], [`waiting`], [`unreachable`](mod@unreachable) | the loop; frames that wait for a neighbour, and the answer when none comes |
 //! | [`flows`], [`sweeper`] | connections: list, flush, forget |

@@ -9,6 +9,8 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod fib;
+#[cfg(target_arch = "bpf")]
 mod firewall;
 #[cfg(target_arch = "bpf")]
 mod frame;

@@ -4,10 +4,11 @@
 //! they come and go stands in `flow_table`. Configuration is written by the controller alone.
 //! Per-CPU values belong to the running program: XDP programs are not preempted by one another on a CPU.
 
+use crate::fib::{NO_ROUTE, fib_params, words};
 use crate::firewall::{self, KernelPolicy};
 use crate::frame::opaque;
-use aya_ebpf::bindings::{self, BPF_ANY, BPF_F_MMAPABLE, bpf_fib_lookup as FibParams, xdp_md};
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, bpf_fib_lookup as FibParams, xdp_md};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use forwarder_ebpf::abi::firewall::{SourceCell, Unanswered};
@@ -17,9 +18,7 @@ use forwarder_ebpf::abi::{
     MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES, Shape, SharedU64, Slot, Ticks, Used,
 };
 use forwarder_ebpf::flow_table::{self, Slots};
-use forwarder_ebpf::tables::{
-    Answer, Asked, Fate, FlowTable, FragmentTable, Judged, Refused, Route, RouteQuery, Tables,
-};
+use forwarder_ebpf::tables::{Answer, Asked, FlowTable, FragmentTable, Judged, Refused, Route, RouteQuery, Tables};
 use forwarder_ebpf::verdict::STAGES as STAGE_COUNT;
 use forwarder_ebpf::wire::ipv4::Packet4;
 use forwarder_ebpf::wire::ipv6::Packet6;
@@ -97,7 +96,7 @@ pub struct Scratch {
     /// What was refused, for the program that counts it.
     pub refusal: crate::refuse::Refusal,
     /// Question and answer of the FIB: here because the stack is short.
-    fib: FibParams,
+    pub fib: FibParams,
 }
 
 /// The tables, as seen by the program that was called with this context.
@@ -377,54 +376,5 @@ impl Tables for KernelTables {
         }
         scratch.tokens -= 1;
         true
-    }
-}
-
-/// Where there is no memory to ask the FIB with, which cannot be.
-const NO_ROUTE: Route = Route { fate: Fate::NotForwarded, ifindex: 0, mac: [0; 6], mtu: 0 };
-
-#[inline(always)]
-fn words(address: &[u8; 16]) -> [u32; 4] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
-    [
-        u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
-        u32::from_ne_bytes([i, j, k, l]),
-        u32::from_ne_bytes([m, n, o, p]),
-    ]
-}
-
-/// This CPU's FIB question, with everything set but addresses and class. `tot_len` is 0, so that the kernel tells the
-/// route's MTU instead of comparing with it.
-#[inline(always)]
-fn fib_params(family: u8, ingress: u32, protocol: u8) -> Option<&'static mut FibParams> {
-    let params = &mut scratch()?.fib;
-    params.family = family;
-    params.l4_protocol = protocol;
-    params.sport = 0;
-    params.dport = 0;
-    params.__bindgen_anon_1.tot_len = 0;
-    params.ifindex = ingress;
-    params.__bindgen_anon_5 = bindings::bpf_fib_lookup__bindgen_ty_5 { tbid: 0 };
-    Some(params)
-}
-
-impl KernelTables {
-    #[inline(always)]
-    fn look_up(&self, params: &mut FibParams) -> Route {
-        // SAFETY: the context is the program's own, and `params` is initialised and of the size given.
-        let code = unsafe { bpf_fib_lookup(self.ctx.cast(), params, size_of::<FibParams>() as i32, 0) };
-        let fate = match code as u32 {
-            bindings::BPF_FIB_LKUP_RET_SUCCESS => Fate::Forward,
-            bindings::BPF_FIB_LKUP_RET_NO_NEIGH => Fate::NoNeighbour,
-            bindings::BPF_FIB_LKUP_RET_BLACKHOLE => Fate::Blackhole,
-            bindings::BPF_FIB_LKUP_RET_UNREACHABLE => Fate::Unreachable,
-            bindings::BPF_FIB_LKUP_RET_PROHIBIT => Fate::Prohibited,
-            bindings::BPF_FIB_LKUP_RET_FWD_DISABLED => Fate::Disabled,
-            _ => Fate::NotForwarded,
-        };
-        // SAFETY: any bits of this member of the union are a number.
-        let mtu = unsafe { params.__bindgen_anon_1.mtu_result };
-        Route { fate, ifindex: params.ifindex, mac: params.dmac, mtu }
     }
 }

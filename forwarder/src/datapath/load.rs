@@ -108,39 +108,41 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
     })
 }
 
+/// What a controller that starts again takes over.
+const PINNED: [&str; 30] = [
+    names::FLOWS4,
+    names::FLOWS6,
+    names::BIRTHS4,
+    names::BIRTHS6,
+    names::BLOCKS4,
+    names::BLOCKS6,
+    names::SHAPES,
+    names::USED,
+    names::FRAGMENTS4,
+    names::FRAGMENTS6,
+    names::IFACES,
+    names::CONTROL,
+    names::NAT_RULES,
+    names::NAT_ADDRESSES,
+    names::HOST_PORTS,
+    names::DEVICES,
+    names::STAGES,
+    names::COUNTERS,
+    names::DWELL,
+    names::SCRATCH,
+    names::HELD,
+    names::FIREWALL,
+    names::UNANSWERED,
+    names::SOURCES,
+    names::SOURCES_PAST,
+    names::FIREWALL_COUNTERS,
+    names::REFUSING,
+    names::REFUSED4,
+    names::REFUSED6,
+    names::REFUSED_LOST,
+];
+
 fn load_object(options: &LoadOptions, directory: Option<&Path>) -> Result<Ebpf> {
-    const PINNED: [&str; 30] = [
-        names::FLOWS4,
-        names::FLOWS6,
-        names::BIRTHS4,
-        names::BIRTHS6,
-        names::BLOCKS4,
-        names::BLOCKS6,
-        names::SHAPES,
-        names::USED,
-        names::FRAGMENTS4,
-        names::FRAGMENTS6,
-        names::IFACES,
-        names::CONTROL,
-        names::NAT_RULES,
-        names::NAT_ADDRESSES,
-        names::HOST_PORTS,
-        names::DEVICES,
-        names::STAGES,
-        names::COUNTERS,
-        names::DWELL,
-        names::SCRATCH,
-        names::HELD,
-        names::FIREWALL,
-        names::UNANSWERED,
-        names::SOURCES,
-        names::SOURCES_PAST,
-        names::FIREWALL_COUNTERS,
-        names::REFUSING,
-        names::REFUSED4,
-        names::REFUSED6,
-        names::REFUSED_LOST,
-    ];
     let mut loader = EbpfLoader::new();
     let shape4 = Shape::of::<FlowKey4>(options.entries4, [0; 10]);
     let shape6 = Shape::of::<FlowKey6>(options.entries6, [0; 10]);

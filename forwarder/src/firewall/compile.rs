@@ -93,16 +93,20 @@ pub fn compile(matchers: &[Matcher], allowed: u64) -> Result<Compiled, CompileEr
     Ok(write(matchers, &classes, (&narrow(&v4), &v6, &simple), intervals))
 }
 
+/// Where it begins, and its class.
 type Interval = (u128, u64);
 
-fn narrow(intervals: &[Interval]) -> Vec<(u64, u64)> {
+/// Where it begins, where that fits a word, and its class.
+type Narrow = (u64, u64);
+
+fn narrow(intervals: &[Interval]) -> Vec<Narrow> {
     intervals.iter().map(|(first, class)| (*first as u64, *class)).collect()
 }
 
 fn write(
     matchers: &[Matcher],
     classes: &Classes,
-    (v4, v6, simple): (&[(u64, u64)], &[Interval], &[Vec<(u64, u64)>; 3]),
+    (v4, v6, simple): (&[Narrow], &[Interval], &[Vec<Narrow>; 3]),
     intervals: usize,
 ) -> Compiled {
     let mut lines = vec![Line::default()];

@@ -1,3 +1,5 @@
+//! Windows by hand: entries that come, count and go, against what sinks were told.
+
 use super::*;
 use crate::config::Filter;
 use crate::flowlog::clock::tests::Hand;
