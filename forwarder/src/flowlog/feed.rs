@@ -9,13 +9,16 @@
 //! A pass that comes after a window's end closes it: every flow with packets gets its record, silent interfaces are named. Windows
 //! end with the wall clock's round times, as AWS's do. A flow that ends gets its last record at once.
 
+mod refused;
+
+pub use refused::{Refused, RefusedCount};
+
 use super::clock::{Clocks, Moment};
 use super::destination::Destination;
 use super::ledger::{Counts, Ledger, Pass, Taken};
 use super::watch::Watchers;
-use crate::record::{Batch, Interfaces, NOWHERE, Span, Tuple, Window};
+use crate::record::{Batch, Interfaces, NOWHERE, Span, Window};
 use forwarder_ebpf::abi::{Family, Ticks};
-use forwarder_ebpf::verdict::Drop;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,36 +34,6 @@ const WATCHED: Duration = Duration::from_secs(1);
 
 /// How the names of ledgers begin.
 pub(super) const LEDGER: &str = "flow-logs-ledger-";
-
-/// Packets that were refused and have this in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Refused {
-    /// The packet's ends.
-    pub tuple: Tuple,
-    /// IP protocol.
-    pub protocol: u8,
-    /// Number of the interface it came by.
-    pub ingress: u16,
-    /// Why.
-    pub reason: Drop,
-    /// Number of the rule that refused it, 0 for none.
-    pub rule: u16,
-}
-
-/// How many.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RefusedCount {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes of IP packet.
-    pub bytes: u64,
-    /// As AWS counts them.
-    pub tcp_flags: u8,
-    /// First packet.
-    pub first: Ticks,
-    /// Last packet.
-    pub last: Ticks,
-}
 
 /// Destinations with one interval.
 #[derive(Debug)]

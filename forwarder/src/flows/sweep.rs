@@ -251,7 +251,8 @@ mod tests {
         let judge = judge(false);
         let (directory, mut logger) = super::super::log::tests::logger();
         let (logger, census) = (&mut logger, Census::default());
-        let mut walk = Walk { judge: &judge, logger, since: 0, new: 0, census, ports: Vec::new(), load: Load::default() };
+        let mut walk =
+            Walk { judge: &judge, logger, since: 0, new: 0, census, ports: Vec::new(), load: Load::default() };
         for port in [1024, 1024, 65_535] {
             walk.note_port(Ipv4Addr::LOCALHOST, port);
         }
