@@ -5,7 +5,8 @@ use crate::config::Filter;
 use crate::flowlog::clock::tests::Hand;
 use crate::flowlog::destination::Sink;
 use crate::flowlog::progress::Progress;
-use crate::record::{Interface, Record};
+use crate::record::{Interface, Record, Tuple};
+use forwarder_ebpf::verdict::Drop;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
