@@ -60,7 +60,8 @@ fn a_full_table_refuses_new_flows_and_keeps_the_old() -> Result<()> {
 /// Connections that nobody has answered make room within seconds, long before their timeout of half a minute.
 #[test]
 fn a_full_table_gives_up_what_nobody_answered() -> Result<()> {
-    let lab = Lab::with_config(Options::default(), "[flows]\nmax = \"1k\"\n")?;
+    let whole = "[flows]\nmax = \"1k\"\n[firewall.limits]\nunanswered_percent = 100\n";
+    let lab = Lab::with_config(Options::default(), whole)?;
     let _tcp = serve::tcp_echo(&lab.net.server, &[7], 2)?;
     // A route to nowhere: no answer, and no ICMP error either.
     lab.net.world.ip("route add blackhole 203.0.113.99/32")?;
