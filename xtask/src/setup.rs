@@ -56,11 +56,15 @@ const PROGRAMS: [Program; 17] = [
     program("dig", "dnsutils", "bind-utils"),
     program("socat", "socat", "socat"),
     program("python3", "python3", "python3"),
+    program("tshark", "tshark", "wireshark-cli"),
     program("nsenter", "util-linux", "util-linux"),
 ];
 
 /// What the test on kernel 6.1 needs besides.
 const KERNEL_PROGRAMS: [Program; 1] = [program("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core")];
+
+/// What reads flow logs in tests, from PyPI: programs that we did not write, and AWS's services on this machine.
+const PYTHON_PACKAGES: [&str; 3] = ["flowlogs-reader==5.0.1", "moto[server,s3,logs]==5.2.5", "pyarrow==26.0.1"];
 
 /// Installs what is missing.
 ///
@@ -72,6 +76,7 @@ pub fn run(args: &Args) -> Result<()> {
         wanted.extend(&KERNEL_PROGRAMS);
     }
     install_programs(&wanted)?;
+    install_python_packages()?;
     let toolchain = match toolchain::find() {
         Ok(toolchain) => toolchain,
         Err(_) => {
@@ -88,6 +93,25 @@ pub fn run(args: &Args) -> Result<()> {
         toolchain.linker.display()
     );
     Ok(())
+}
+
+/// A virtual environment among the tools, with what the tests of flow logs need.
+fn install_python_packages() -> Result<()> {
+    let root = toolchain::python_directory()?;
+    let python = root.join("bin/python");
+    let there = "import flowlogs_reader, moto.server, pyarrow.parquet";
+    if exec::read(Command::new(&python).args(["-c", there])).is_ok() {
+        return Ok(());
+    }
+    println!("setup: installing {} into {}", PYTHON_PACKAGES.join(", "), root.display());
+    let venv = |command: &mut Command| exec::run(command.args(["-m", "venv", "--clear"]).arg(&root));
+    if venv(&mut Command::new("python3")).is_err() {
+        // Debian has the module in a package of its own.
+        apt_install(&["python3-venv"])?;
+        venv(&mut Command::new("python3"))?;
+    }
+    let mut pip = Command::new(&python);
+    exec::run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES))
 }
 
 fn install_programs(wanted: &[&Program]) -> Result<()> {

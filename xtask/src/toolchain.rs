@@ -134,6 +134,14 @@ pub fn tools_directory() -> Result<PathBuf> {
         .with_context(|| format!("no place for tools: set {TOOLS_VARIABLE} or HOME"))
 }
 
+/// Where `setup` installs the Python packages that read flow logs in tests.
+///
+/// # Errors
+/// As [`tools_directory`].
+pub fn python_directory() -> Result<PathBuf> {
+    Ok(tools_directory()?.join("flow-logs"))
+}
+
 /// Where `setup` installs the `bpf-linker` for an LLVM: one directory a major version, so that a new compiler does
 /// not meet an old linker.
 ///

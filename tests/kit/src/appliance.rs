@@ -41,6 +41,7 @@ pub struct Appliance {
     netns: PathBuf,
     directory: TempDir,
     child: Option<Child>,
+    environment: Vec<(String, String)>,
 }
 
 impl Appliance {
@@ -69,7 +70,8 @@ impl Appliance {
     /// When the temporary directory cannot be written.
     pub fn prepare(netns: &Netns, config: &str) -> Result<Self> {
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-        let appliance = Self { instance: unique(), netns: netns.path(), directory, child: None };
+        let appliance =
+            Self { instance: unique(), netns: netns.path(), directory, child: None, environment: Vec::new() };
         appliance.write_config(config)?;
         Ok(appliance)
     }
@@ -82,6 +84,11 @@ impl Appliance {
         fs::write(self.config_path(), config).context("cannot write the config")
     }
 
+    /// Gives the process environment variables; takes effect at the next start.
+    pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
+        self.environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    }
+
     /// Starts the process and waits until it answers: for [`Appliance::prepare`], and after a stop or a kill.
     ///
     /// # Errors
@@ -90,6 +97,7 @@ impl Appliance {
         ensure!(self.child.is_none(), "{} runs already", self.instance);
         let log = File::options().create(true).append(true).open(self.log_path()).context("cannot open the log")?;
         let mut command = self.command(&["run", "--config"])?;
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg(self.config_path()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn().context("cannot start nsenter: run `apt-get install util-linux`")?);
         let begun = Instant::now();

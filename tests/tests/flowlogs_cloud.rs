@@ -1,0 +1,200 @@
+//! Flow logs read by programs that we did not write: `flowlogs-reader` reads the file, CloudWatch Logs and S3 (both played
+//! by `moto_server` on the appliance's loopback), `pyarrow` the Parquet, `tshark` the IPFIX. All of them count what the ends
+//! counted.
+
+use anyhow::{Context, Result, ensure};
+use forwarder_kit::run::{Running, run, wait_until};
+use forwarder_kit::{Appliance, Topology, serve};
+use forwarder_tests::{Lab, SMALL_TABLE};
+use serde_json::Value;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const QUESTIONS: u64 = 200;
+/// UDP over IPv4.
+const PACKET: u64 = 100 + 8 + 20;
+
+/// Where the packages are that `cargo xtask setup` installs.
+fn python() -> Result<PathBuf> {
+    let python = xtask::toolchain::python_directory()?.join("bin/python");
+    ensure!(python.exists(), "{} is missing: run `cargo xtask setup`", python.display());
+    Ok(python)
+}
+
+/// Sums over UDP records of what leaves by the outside interface: packets, bytes, and statuses other than OK and NODATA.
+const SUM: &str = r#"
+import boto3, io, json, sys
+from datetime import datetime, timedelta
+from flowlogs_reader import FlowLogsReader, FlowRecord, S3FlowLogsReader
+import pyarrow.parquet
+aws = dict(region_name="eu-central-1", endpoint_url="http://127.0.0.1:5000", aws_access_key_id="x", aws_secret_access_key="x")
+fields = ("version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end action "
+          "log-status pkt-srcaddr pkt-dstaddr flow-direction").split()
+when = dict(start_time=datetime.utcnow() - timedelta(hours=1), end_time=datetime.utcnow() + timedelta(hours=1), raise_on_error=True)
+def total(records):
+    packets = octets = skipped = 0
+    for record in records:
+        skipped += record.log_status == "SKIPDATA"
+        if record.protocol == 17 and record.dstaddr == "203.0.113.10" and record.dstport == 9000:
+            packets, octets = packets + record.packets, octets + record.bytes
+    return [packets, octets, skipped]
+what, place = sys.argv[1], sys.argv[2]
+if what == "make":
+    boto3.client("s3", **aws).create_bucket(Bucket=place, CreateBucketConfiguration=dict(LocationConstraint="eu-central-1"))
+    print("[]")
+elif what == "file":
+    lines = open(place).read().splitlines()
+    print(json.dumps(total(FlowRecord.from_cwl_event(dict(message=line)) for line in lines)))
+elif what == "cloudwatch":
+    reader = FlowLogsReader(place, boto_client=boto3.client("logs", **aws), fields=fields, **when)
+    print(json.dumps(total(reader)))
+elif what == "s3":
+    print(json.dumps(total(S3FlowLogsReader(place, boto_client=boto3.client("s3", **aws), **when))))
+elif what == "parquet":
+    s3, sums, names = boto3.client("s3", **aws), [0, 0, 0], []
+    for item in s3.list_objects_v2(Bucket=place, Prefix="columns/AWSLogs/aws-account-id=123456789012/aws-service=vpcflowlogs/")["Contents"]:
+        table = pyarrow.parquet.read_table(io.BytesIO(s3.get_object(Bucket=place, Key=item["Key"])["Body"].read()))
+        names = [f"{field.name}:{field.type}" for field in table.schema]
+        for row in table.to_pylist():
+            sums[2] += row["log_status"] == "SKIPDATA"
+            if row["protocol"] == 17 and row["dstaddr"] == "203.0.113.10" and row["dstport"] == 9000:
+                sums[0], sums[1] = sums[0] + row["packets"], sums[1] + row["bytes"]
+    print(json.dumps(sums + [names]))
+"#;
+
+fn moto(lab: &Lab) -> Result<Running> {
+    let server = python()?.with_file_name("moto_server");
+    let mut moto = Running::start(lab.net.appliance.command(&server.display().to_string()).args([
+        "-H",
+        "127.0.0.1",
+        "-p",
+        "5000",
+    ]))?;
+    wait_until("moto to listen", Duration::from_secs(30), || {
+        ensure!(moto.is_running(), "moto_server has ended");
+        Ok(lab.net.appliance.run("ss", "-Hlnt sport = 5000")?.contains("5000"))
+    })?;
+    Ok(moto)
+}
+
+fn sums(lab: &Lab, what: &str, place: &str) -> Result<Value> {
+    let said = run(lab
+        .net
+        .appliance
+        .command(&python()?.display().to_string())
+        .args(["-W", "ignore", "-c", SUM, what, place]))?;
+    serde_json::from_str(&said).with_context(|| format!("{what}: {said}"))
+}
+
+fn config(directory: &Path) -> String {
+    const CUSTOM: &str = "${version} ${account-id} ${interface-id} ${srcaddr} ${dstaddr} ${srcport} ${dstport} ${protocol} \
+                          ${packets} ${bytes} ${start} ${end} ${action} ${log-status} ${pkt-srcaddr} ${pkt-dstaddr} \
+                          ${flow-direction}";
+    let spool = directory.join("spool");
+    let cloud =
+        format!("endpoint = \"http://127.0.0.1:5000\"\nregion = \"eu-central-1\"\nspool = \"{}\"\n", spool.display());
+    format!(
+        "{SMALL_TABLE}[flow_logs]\ninterval = \"1s\"\naccount_id = \"123456789012\"\n\
+         [[flow_logs.destination]]\nkind = \"file\"\npath = \"{file}\"\n\
+         [[flow_logs.destination]]\nkind = \"cloudwatch-logs\"\nlog_group = \"flows\"\ncreate_log_group = true\n\
+         format = \"{CUSTOM}\"\n{cloud}\
+         [[flow_logs.destination]]\nkind = \"s3\"\nbucket = \"logs\"\nprefix = \"text\"\nevery = \"1s\"\nformat = \"{CUSTOM}\"\n{cloud}\
+         [[flow_logs.destination]]\nkind = \"s3\"\nbucket = \"logs\"\nprefix = \"columns\"\nevery = \"1s\"\nhive = true\n\
+         hourly = true\nfile_format = \"parquet\"\nfilter = \"accept\"\n{cloud}\
+         [[flow_logs.destination]]\nkind = \"ipfix\"\ncollector = \"127.0.0.1:4739\"\n",
+        file = directory.join("flow.log").display()
+    )
+}
+
+/// One at a time, each answered.
+fn ask_and_answer(lab: &Lab) -> Result<()> {
+    lab.client().enter(|| {
+        let socket = UdpSocket::bind((lab.net.client_v4(0), 0))?;
+        socket.connect(SocketAddr::new(lab.net.server_v4().into(), 9000))?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let mut buffer = [0; 200];
+        for number in 0..QUESTIONS {
+            socket.send(&[number as u8; 100])?;
+            socket.recv(&mut buffer).with_context(|| format!("question {number} was not answered"))?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn programs_that_we_did_not_write_read_every_destination() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    // Started without the service: what is logged before it is there waits for it.
+    let net = Topology::two_armed()?;
+    let mut appliance = Appliance::prepare(&net.appliance, &format!("{}{}", net.config(), config(directory.path())))?;
+    // Where every tool of AWS looks for them; moto takes any.
+    appliance.set_environment(&[("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")]);
+    appliance.start_again()?;
+    let mut lab = Lab { appliance, net };
+    let server = serve::udp_echo(&lab.net.server, &[9000])?;
+    let collector = Collector::start(&lab, directory.path())?;
+    ask_and_answer(&lab)?;
+    let mut moto = moto(&lab)?;
+    sums(&lab, "make", "logs")?;
+    ask_and_answer(&lab)?;
+    ensure!(server.requests() == 2 * QUESTIONS, "the server saw {}", server.requests());
+    lab.appliance.stop()?;
+    let log = lab.appliance.log();
+    // Out by the outside interface, and in by the inside one whose own address stands in the place of the server's.
+    let expected = [2 * QUESTIONS, 2 * QUESTIONS * PACKET, 0];
+    let file = directory.path().join("flow.log").display().to_string();
+    for (what, place) in [("file", file.as_str()), ("cloudwatch", "flows"), ("s3", "logs/text"), ("parquet", "logs")] {
+        let found = sums(&lab, what, place)?;
+        let numbers: Vec<u64> = (0..3).filter_map(|at| found[at].as_u64()).collect();
+        ensure!(numbers == expected, "{what}: {numbers:?} instead of {expected:?}\n{log}");
+        if what == "parquet" {
+            let names = found[3].to_string();
+            let columns = ["version:int32", "interface_id:string", "srcport:int32", "bytes:int64", "start:int64"];
+            ensure!(columns.iter().all(|column| names.contains(column)), "{names}");
+        }
+    }
+    collector.check()?;
+    ensure!(moto.is_running(), "moto_server has ended");
+    Ok(())
+}
+
+/// `tshark` beside a collector that only listens.
+struct Collector {
+    capture: Running,
+    file: PathBuf,
+    _socket: UdpSocket,
+}
+
+impl Collector {
+    fn start(lab: &Lab, directory: &Path) -> Result<Self> {
+        let socket = lab.net.appliance.enter(|| UdpSocket::bind("127.0.0.1:4739").context("cannot listen"))?;
+        let file = directory.join("ipfix.pcap");
+        let arguments = format!("-i lo -U -w {} udp port 4739", file.display());
+        let capture = lab.net.appliance.spawn("tcpdump", &arguments)?;
+        wait_until("tcpdump to begin", Duration::from_secs(10), || Ok(file.exists()))?;
+        Ok(Self { capture, file, _socket: socket })
+    }
+
+    /// The sums that tshark decodes, and that it finds nothing wrong.
+    fn check(self) -> Result<()> {
+        std::thread::sleep(Duration::from_millis(500));
+        drop(self.capture);
+        let tshark = |more: &[&str]| {
+            let mut command = Command::new("tshark");
+            run(command.arg("-r").arg(&self.file).args(["-d", "udp.port==4739,cflow"]).args(more))
+        };
+        let said = tshark(&["-V", "-Y", "cflow"])?;
+        let sum = |name: &str| -> u64 {
+            let lines = said.split("Flow ").filter(|flow| flow.contains("DstPort: 9000"));
+            let value = |line: &str| line.trim().strip_prefix(name)?.trim().split(' ').next()?.parse::<u64>().ok();
+            lines.flat_map(|flow| flow.lines()).filter_map(value).sum()
+        };
+        ensure!((sum("Packets:"), sum("Octets:")) == (2 * QUESTIONS, 2 * QUESTIONS * PACKET), "{said}");
+        ensure!(said.contains("Post NAT Source IPv4 Address: 198.51.100.10"), "{said}");
+        ensure!(!said.contains("Malformed") && !said.contains("No template found"), "{said}");
+        Ok(())
+    }
+}
