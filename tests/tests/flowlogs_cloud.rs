@@ -188,11 +188,13 @@ impl Collector {
         };
         let said = tshark(&["-V", "-Y", "cflow"])?;
         let sum = |name: &str| -> u64 {
-            let lines = said.split("Flow ").filter(|flow| flow.contains("DstPort: 9000"));
+            // Indented less than the lines in it, some of which begin with the same word.
+            let lines = said.split("\n        Flow ").filter(|flow| flow.contains("DstPort: 9000"));
             let value = |line: &str| line.trim().strip_prefix(name)?.trim().split(' ').next()?.parse::<u64>().ok();
             lines.flat_map(|flow| flow.lines()).filter_map(value).sum()
         };
-        ensure!((sum("Packets:"), sum("Octets:")) == (2 * QUESTIONS, 2 * QUESTIONS * PACKET), "{said}");
+        let sums = (sum("Packets:"), sum("Octets:"));
+        ensure!(sums == (2 * QUESTIONS, 2 * QUESTIONS * PACKET), "{sums:?} in\n{said}");
         ensure!(said.contains("Post NAT Source IPv4 Address: 198.51.100.10"), "{said}");
         ensure!(!said.contains("Malformed") && !said.contains("No template found"), "{said}");
         Ok(())
