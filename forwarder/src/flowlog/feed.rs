@@ -16,6 +16,7 @@ pub use refused::{Refused, RefusedCount};
 use super::clock::{Clocks, Moment};
 use super::destination::Destination;
 use super::ledger::{Counts, Ledger, Pass, Taken};
+use super::refused::{Refused, RefusedCount};
 use super::watch::Watchers;
 use crate::record::{Batch, Interfaces, NOWHERE, Span, Window};
 use forwarder_ebpf::abi::{Family, Ticks};

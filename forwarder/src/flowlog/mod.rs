@@ -31,6 +31,7 @@ pub mod ipfix;
 pub mod ledger;
 mod open;
 pub mod progress;
+pub mod refused;
 #[cfg(feature = "aws")]
 mod s3;
 #[cfg(feature = "aws")]

@@ -3,8 +3,9 @@
 use super::list::{Clock, Key};
 use crate::datapath::{Datapath, DatapathError, Seen};
 use crate::flowlog::clock::Moment;
-use crate::flowlog::feed::{Feed, Refused, RefusedCount};
+use crate::flowlog::feed::Feed;
 use crate::flowlog::ledger::Counts;
+use crate::flowlog::refused::{Refused, RefusedCount};
 use crate::live::Live;
 use crate::record::{Interface, Interfaces, Place, Tuple, Window};
 use crate::status::Served;

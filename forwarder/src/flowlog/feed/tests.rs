@@ -1,4 +1,4 @@
-//! Windows by hand: entries that come, count and go, against what sinks were told.
+//! A feed with clocks in hand, entries that send and destinations that remember: what is logged is what was sent.
 
 use super::*;
 use crate::config::Filter;
