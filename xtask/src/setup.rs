@@ -39,7 +39,7 @@ const fn program(name: &'static str, debian: &'static str, fedora: &'static str)
 }
 
 /// What tests and demo drive.
-const PROGRAMS: [Program; 17] = [
+const PROGRAMS: [Program; 18] = [
     program("cc", "gcc", "gcc"),
     program("nft", "nftables", "nftables"),
     program("iperf3", "iperf3", "iperf3"),

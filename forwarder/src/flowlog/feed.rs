@@ -9,10 +9,6 @@
 //! A pass that comes after a window's end closes it: every flow with packets gets its record, silent interfaces are named. Windows
 //! end with the wall clock's round times, as AWS's do. A flow that ends gets its last record at once.
 
-mod refused;
-
-pub use refused::{Refused, RefusedCount};
-
 use super::clock::{Clocks, Moment};
 use super::destination::Destination;
 use super::ledger::{Counts, Ledger, Pass, Taken};
