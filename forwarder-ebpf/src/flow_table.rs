@@ -97,6 +97,13 @@ impl Place {
             _ => self.third + probe % WINDOW,
         }
     }
+
+    /// Whether an earlier probe came to the slot at `index` as well: windows may overlap.
+    #[inline(always)]
+    fn was_at(&self, index: u32, probe: u32) -> bool {
+        let (first, second) = (index.wrapping_sub(self.first), index.wrapping_sub(self.second));
+        (probe >= WINDOW && first < WINDOW) | (probe >= 2 * WINDOW && second < WINDOW)
+    }
 }
 
 /// The slot with this key's entry.
@@ -168,7 +175,8 @@ pub fn insert<K: FlowKey, S: Slots<K>>(slots: &S, key: &K, entry: &FlowEntry, bi
     own.entry.copy_from(entry);
     let rival = rival(slots, key, &place, &own);
     if rival != FREE {
-        own.entry.status.store(FREE);
+        // No store: what was written above has to be there before another may write.
+        own.entry.status.exchange(place.claim, FREE);
         withdraw(slots, &place, Some(&own));
         return Err(if rival == LIVE { Refused::Exists } else { Refused::Busy });
     }
@@ -177,14 +185,16 @@ pub fn insert<K: FlowKey, S: Slots<K>>(slots: &S, key: &K, entry: &FlowEntry, bi
     Ok(())
 }
 
-/// Claims the first free slot, and is counted as having passed those before it.
+/// Claims the first free slot, and is counted as having passed those before it. One that it has passed is not claimed when it
+/// has become free since: who withdraws must be able to tell what was passed.
 #[inline(always)]
 fn claim<'s, K: FlowKey, S: Slots<K>>(slots: &'s S, place: &Place, birth: &Birth) -> Option<S::Slot<'s>> {
     let mut probe = 0;
     while probe < PROBES {
         let index = place.index(probe);
         let slot = slots.slot(index)?;
-        if slot.entry.status.load() == FREE && slot.entry.status.exchange(FREE, place.claim) {
+        let is_free = slot.entry.status.load() == FREE && !place.was_at(index, probe);
+        if is_free && slot.entry.status.exchange(FREE, place.claim) {
             mark_block(slots, index);
             let own = slots.birth(index)?;
             own.since.store(birth.since.load());
@@ -217,10 +227,12 @@ fn rival<K: FlowKey, S: Slots<K>>(slots: &S, key: &K, place: &Place, own: &Slot<
     let mut probe = 0;
     while probe < PROBES {
         let Some(slot) = slots.slot(place.index(probe)) else { return FREE };
-        if has(&slot, key) {
+        // Looked at once: between two looks, what is claimed may be published.
+        let bits = slot.entry.status.load();
+        if bits & TENANCY == LIVE && key.is(&slot.key) {
             return LIVE;
         }
-        if slot.entry.status.load() == place.claim && !core::ptr::eq(&*slot, own) {
+        if bits == place.claim && !core::ptr::eq(&*slot, own) {
             return CLAIMED;
         }
         if slot.passed() == 0 {
@@ -314,6 +326,9 @@ pub fn vacate<K: FlowKey, S: Slots<K>>(slots: &S, index: u32) -> bool {
     used.slots.add(u32::MAX);
     true
 }
+
+#[cfg(test)]
+mod stress;
 
 #[cfg(test)]
 mod tests {
