@@ -8,6 +8,7 @@ use forwarder_kit::{Appliance, Netns, serve};
 use forwarder_tests::{EchoConnection, Family, Lab, SMALL_TABLE, in_both_shapes};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -172,6 +173,30 @@ fn kill_9_keeps_forwarding_and_a_restart_adopts(shape: Shape) -> Result<()> {
     let links = lab.net.appliance.ip("-d link show")?;
     ensure!(!links.contains("xdp") && !lab.appliance.pins().exists(), "left after the restart's end: {links}");
     Ok(())
+}
+
+/// Killed while it starts for the first time, it leaves half a datapath, which is in nobody's way.
+#[test]
+fn killed_at_its_first_start_it_starts_the_next_time() -> Result<()> {
+    [0, 20, 100, 300].into_iter().map(Duration::from_millis).try_for_each(killed_after_its_first_pin)
+}
+
+fn killed_after_its_first_pin(moment: Duration) -> Result<()> {
+    let net = Topology::two_armed()?;
+    let mut appliance = Appliance::prepare(&net.appliance, &format!("{}{SMALL_TABLE}", net.config()))?;
+    let config = appliance.scratch().join("forwarder.toml");
+    let mut first = appliance.command(&["run", "--config"])?.arg(config).stderr(Stdio::null()).spawn()?;
+    let has_pins = || Ok(std::fs::read_dir(appliance.pins()).is_ok_and(|mut pins| pins.next().is_some()));
+    let pinned = wait_until("pins of the first start", Duration::from_secs(30), has_pins);
+    std::thread::sleep(moment);
+    first.kill()?;
+    first.wait()?;
+    pinned?;
+    appliance.start_again()?;
+    let lab = Lab { appliance, net };
+    let _server = serve::http(&lab.net.server, 8080)?;
+    fetch(&lab, Family::V4)
+        .with_context(|| format!("after kill -9 {moment:?} after the first pin: {}", lab.appliance.log()))
 }
 
 #[test]

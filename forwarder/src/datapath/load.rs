@@ -1,12 +1,13 @@
 //! From the embedded object to a `Datapath`: maps made or taken over, programs past the verifier, stages in their places.
 
+use super::attach::remove_pins;
 use super::flow_table::{FlowTable, Key, Parts};
 use super::table::{PerCpu, Table};
 use super::{Datapath, DatapathError, Result};
 use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use forwarder_ebpf::abi::{FlowKey4, FlowKey6, Shape, names};
+use forwarder_ebpf::abi::{FlowKey, FlowKey4, FlowKey6, Shape, names};
 use forwarder_ebpf::verdict::Stage;
 use std::collections::BTreeMap;
 use std::fs;
@@ -45,17 +46,39 @@ impl Datapath {
     /// When the kernel refuses; what was made is undone.
     pub fn load(options: &LoadOptions) -> Result<Self> {
         let directory = options.pins.as_ref().map(|pins| pins.join(format!("abi-{ABI}")));
-        let adopted = directory.as_ref().is_some_and(|directory| directory.join(names::FLOWS4).exists());
+        let adopted = directory.as_deref().map_or(Ok(false), is_whole)?;
+        if let Some(directory) = directory.as_deref().filter(|_| !adopted) {
+            remove_pins(directory)?;
+        }
         let loaded = load_in(options, directory.as_deref(), adopted);
         if loaded.is_err()
             && !adopted
-            && let Some(pins) = &options.pins
+            && let (Some(directory), Some(pins)) = (&directory, &options.pins)
         {
-            // Half a datapath is of no use to anybody; the error that brought us here is the one to tell.
-            let _ = fs::remove_dir_all(pins);
+            // Half a datapath is of no use to anybody; the error that brought us here is the one to tell. Another version's
+            // may be beside it, and runs.
+            let _ = fs::remove_dir_all(directory);
+            let _ = fs::remove_dir(pins);
         }
         loaded
     }
+}
+
+/// Whether a controller came as far as deciding the tables' shapes, which is the last thing it does before it serves
+/// anything. One that was killed before has left nothing that is in use.
+fn is_whole(directory: &Path) -> Result<bool> {
+    let path = directory.join(names::SHAPES);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let map = MapData::from_pin(&path).map_err(|source| {
+        let source = Box::new(source);
+        DatapathError::Pin { action: "open", path, source }
+    })?;
+    let map = map.fd().as_fd().try_clone_to_owned();
+    let shapes = Table::new(names::SHAPES, map.map_err(|source| DatapathError::map("open", names::SHAPES, source))?)?;
+    let is_decided = |family| Ok(shapes.read(&(family as u32))?.is_some_and(|shape: Shape| shape.homes != 0));
+    Ok(is_decided(FlowKey4::FAMILY)? && is_decided(FlowKey6::FAMILY)?)
 }
 
 fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Result<Datapath> {
