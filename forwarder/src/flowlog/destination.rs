@@ -180,9 +180,9 @@ impl Destination {
         }
         match sent {
             Ok(()) => {
-                if self.stalled.swap(false, Ordering::Relaxed) {
-                    // What was lost meanwhile is declared with the next window.
-                    let _ = self.queue.try_send(Message::Lost);
+                // What was lost meanwhile is declared with the next window: not before that is on its way is all well again.
+                if self.stalled.load(Ordering::Relaxed) && self.queue.try_send(Message::Lost).is_ok() {
+                    self.stalled.store(false, Ordering::Relaxed);
                 }
             }
             Err(_) => {
@@ -350,6 +350,29 @@ mod tests {
         }
     }
 
+    /// Takes windows one by one, each when it may.
+    struct Slow(Memory, Receiver<()>);
+
+    impl Sink for Slow {
+        fn take(&mut self, batch: &Batch, filter: Filter) -> io::Result<u64> {
+            // Nobody is there any more to hold it back.
+            let _ = self.1.recv();
+            self.0.take(batch, filter)
+        }
+
+        fn status(&mut self, record: &Record<'_>, interface: u16, names: &Interfaces) -> io::Result<()> {
+            self.0.status(record, interface, names)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn poll(&mut self, _: bool) -> u64 {
+            0
+        }
+    }
+
     fn names() -> Arc<Interfaces> {
         Arc::new(Interfaces { list: vec![Interface::default(); 3], ..Interfaces::default() })
     }
@@ -397,5 +420,36 @@ mod tests {
         destination.finish(Duration::from_secs(5));
         assert_eq!(memory.all(), ["1 windows", "SKIPDATA 1", "SKIPDATA 2", "1 windows", "NODATA 2"]);
         assert_eq!(destination.status().error, None);
+    }
+
+    #[test]
+    fn what_a_full_queue_loses_is_declared_however_slowly_it_empties() {
+        let memory = Memory::default();
+        let (permits, waits) = bounded(1);
+        let directory = tempfile::tempdir().expect("a directory");
+        let (progress, _) = Progress::open(&directory.path().join("progress")).expect("a file");
+        let sink = Box::new(Slow(memory.clone(), waits));
+        let destination = Destination::start("test".to_owned(), Filter::All, sink, progress).expect("a thread");
+        let wait_for = |length| {
+            while destination.queue.len() != length {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        destination.windows(one_window());
+        wait_for(0);
+        (0..QUEUE).for_each(|_| destination.windows(one_window()));
+        destination.stalled.store(true, Ordering::Relaxed);
+        destination.windows(one_window());
+        assert_eq!(destination.status().lost, 1);
+        // One place is free at a time, as with a sink that is always a little too slow.
+        permits.send(()).expect("it waits");
+        wait_for(QUEUE - 1);
+        destination.windows(one_window());
+        drop(permits);
+        wait_for(0);
+        destination.windows(one_window());
+        destination.close(Span::default(), names());
+        destination.finish(Duration::from_secs(5));
+        assert!(memory.all().contains(&"SKIPDATA 1".to_owned()), "{:?}", memory.all());
     }
 }
