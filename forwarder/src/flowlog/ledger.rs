@@ -8,6 +8,7 @@
 
 use super::clock::Moment;
 use forwarder_ebpf::abi::Ticks;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -23,11 +24,11 @@ const PIECE: u32 = 8192;
 struct Line {
     packets: u64,
     bytes: u64,
-    /// First packet of the open window, ticks; meaningless without `OPEN`.
+    /// First packet of the open window, ticks; with `ENDED`, when the entry was made; else meaningless.
     first: Ticks,
     /// Flags that windows have had already.
     told: u8,
-    /// `OPEN`, `SEEN`.
+    /// `OPEN`, `SEEN`, `ENDED`.
     state: u8,
     /// Low half of the ticks when it was made: a new connection on the same tuple begins its flags anew.
     made: u16,
@@ -37,6 +38,9 @@ struct Line {
 const OPEN: u8 = 1;
 /// A window of the entry has been taken before.
 const SEEN: u8 = 2;
+/// The entry has ended, and all of it was taken. Its slot is freed afterwards: a controller that is killed in between leaves it
+/// to the next one, which must not take it again.
+const ENDED: u8 = 4;
 
 const _: () = assert!(size_of::<Line>() == 24);
 
@@ -87,6 +91,8 @@ pub struct Ledger {
     /// First entry of the piece in memory; `u32::MAX`: none is.
     from: u32,
     dirty: bool,
+    /// Pieces that the file system had no room for, by their first entry. Without them what was logged would be logged again.
+    unwritten: BTreeMap<u32, Vec<Line>>,
     error: Option<io::Error>,
 }
 
@@ -99,12 +105,16 @@ impl Ledger {
         let known = path.exists();
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let lines = vec![Line::default(); PIECE as usize];
-        Ok((Self { file, lines, from: u32::MAX, dirty: false, error: None }, known))
+        let unwritten = BTreeMap::new();
+        Ok((Self { file, lines, from: u32::MAX, dirty: false, unwritten, error: None }, known))
     }
 
     /// A live entry in a pass. `close`: the window ends; what it has is then taken.
     pub fn observe(&mut self, slot: u32, counts: &Counts, pass: &Pass, close: bool) -> Option<Taken> {
         let line = self.line(slot);
+        if line.state & ENDED != 0 {
+            *line = Line::default();
+        }
         let changed = line.update(counts, pass);
         let taken = if close { line.take(counts) } else { None };
         self.dirty |= changed || taken.is_some();
@@ -117,20 +127,32 @@ impl Ledger {
         self.dirty = true;
     }
 
-    /// An entry that has been freed: takes the rest of it, and forgets it.
+    /// An entry that is about to be freed: takes the rest of it.
     pub fn end(&mut self, slot: u32, counts: &Counts, pass: &Pass) -> Option<Taken> {
-        let taken = self.observe(slot, counts, pass, true);
-        *self.line(slot) = Line::default();
+        let line = self.line(slot);
+        if line.state & ENDED != 0 && line.first != counts.made {
+            *line = Line::default();
+        }
+        line.update(counts, pass);
+        let taken = line.take(counts);
+        *line = Line { state: SEEN | ENDED, first: counts.made, ..Line::told(counts) };
         self.dirty = true;
         taken
     }
 
-    /// Writes the piece in memory; before windows taken from it are handed on.
+    /// Writes what is in memory; before windows taken from it are handed on.
     ///
     /// # Errors
-    /// When the file system refuses this piece, or one before.
+    /// When the file system refuses; what it does not take stays in memory.
     pub fn write(&mut self) -> io::Result<()> {
         self.put_back();
+        while let Some(piece) = self.unwritten.first_entry() {
+            if let Err(error) = self.file.write_all_at(piece.get().as_bytes(), Self::place(*piece.key())) {
+                self.error = self.error.take().or(Some(error));
+                break;
+            }
+            piece.remove();
+        }
         self.error.take().map_or(Ok(()), Err)
     }
 
@@ -145,13 +167,23 @@ impl Ledger {
 
     fn put_back(&mut self) {
         if self.dirty {
-            let written = self.file.write_all_at(self.lines.as_bytes(), Self::place(self.from));
-            self.error = self.error.take().or(written.err());
+            match self.file.write_all_at(self.lines.as_bytes(), Self::place(self.from)) {
+                Ok(()) => drop(self.unwritten.remove(&self.from)),
+                Err(error) => {
+                    self.unwritten.insert(self.from, self.lines.clone());
+                    self.error = self.error.take().or(Some(error));
+                }
+            }
             self.dirty = false;
         }
     }
 
     fn fetch(&mut self, from: u32) {
+        if let Some(lines) = self.unwritten.get(&from) {
+            self.lines.clone_from(lines);
+            self.from = from;
+            return;
+        }
         self.lines.zero();
         let (bytes, mut have) = (self.lines.as_mut_bytes(), 0);
         // Shorter than asked for: it ends here, and what is behind the end is zeros.
@@ -256,7 +288,7 @@ mod tests {
         let (_directory, mut ledger) = ledger();
         ledger.observe(7, &counts(3, 90), &pass(0, 100), true);
         assert_eq!(ledger.end(7, &counts(4, 120), &pass(100, 200)).map(|taken| taken.packets), Some(1));
-        assert_eq!(ledger.end(7, &counts(0, 0), &pass(200, 300)), None);
+        assert_eq!(ledger.end(7, &counts(4, 120), &pass(200, 300)), None, "still there");
         let next = ledger.observe(7, &counts(1, 390), &pass(300, 400), true).expect("another flow's packet");
         assert_eq!((next.packets, next.begins), (1, true));
     }
@@ -321,5 +353,44 @@ mod tests {
         let (_directory, mut ledger) = ledger();
         ledger.observe(3, &counts(1000, 90), &pass(0, 100), true);
         assert_eq!(ledger.observe(3, &counts(2, 190), &pass(100, 200), true).map(|taken| taken.packets), Some(2));
+    }
+
+    #[test]
+    fn an_entry_that_was_taken_and_not_yet_freed_is_not_taken_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("ledger");
+        let (mut ledger, _) = Ledger::open(&path).expect("a file");
+        ledger.observe(7, &counts(3, 90), &pass(0, 100), true);
+        assert_eq!(ledger.end(7, &counts(10, 90), &pass(100, 200)).map(|taken| taken.packets), Some(7));
+        ledger.write().expect("room");
+        drop(ledger);
+        let (mut ledger, _) = Ledger::open(&path).expect("a file");
+        assert_eq!(ledger.end(7, &counts(10, 90), &pass(200, 300)), None, "killed before its slot was free");
+        assert_eq!(ledger.end(7, &counts(12, 190), &pass(200, 300)).map(|taken| taken.packets), Some(2));
+        let other = Counts { made: 250, ..counts(12, 260) };
+        assert_eq!(ledger.end(7, &other, &pass(200, 300)).map(|taken| taken.packets), Some(12), "another flow");
+        let live = counts(20, 390);
+        assert_eq!(
+            ledger.observe(7, &live, &pass(300, 400), true).map(|taken| taken.packets),
+            Some(20),
+            "one that lives"
+        );
+    }
+
+    #[test]
+    fn without_room_the_book_stays_in_memory() {
+        use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        use std::os::fd::{AsFd, AsRawFd};
+        let full = memfd_create("full", MFdFlags::MFD_ALLOW_SEALING).expect("memory");
+        fcntl(full.as_fd(), FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW)).expect("a seal");
+        let path = format!("/proc/self/fd/{}", full.as_raw_fd());
+        let (mut ledger, _) = Ledger::open(Path::new(&path)).expect("a file");
+        for slot in [0, PIECE, 0, PIECE] {
+            let taken = ledger.observe(slot, &counts(3, 90), &pass(0, 100), true).map_or(0, |taken| taken.packets);
+            assert!(ledger.write().is_err() || taken == 0);
+        }
+        let again = [0, PIECE].map(|slot| ledger.observe(slot, &counts(4, 190), &pass(100, 200), true));
+        assert_eq!(again.map(|taken| taken.expect("a packet").packets), [1, 1], "three have been logged before");
     }
 }
