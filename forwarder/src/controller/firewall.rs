@@ -1,7 +1,7 @@
 //! The firewall's rules into the datapath: compiled, exchanged, and shown to those who ask.
 
 use super::{Controller, ControllerError};
-use crate::firewall::compile::{Compiled, Matcher, compile};
+use crate::firewall::compile::{CompileError, Compiled, Matcher, compile};
 use crate::firewall::report::InForce;
 use crate::plan::{FirewallPlan, Plan};
 use forwarder_ebpf::abi::firewall::{rule, switch};
@@ -15,18 +15,20 @@ impl Controller {
         if self.firewall.as_ref() != Some(planned) {
             let begun = Instant::now();
             let assigned = self.ledger.assign(&planned.rules);
+            let assigned = assigned.ok_or(CompileError::TooManyRules(planned.rules.len()))?;
             let compiled = with_counters(planned, &assigned.counters, u64::from(plan.firewall.max_memory))?;
-            for counter in assigned.new {
-                self.live.datapath().clear_rule_counter(counter)?;
+            for counter in &assigned.new {
+                self.live.datapath().clear_rule_counter(*counter)?;
             }
             if planned.switches & (switch::RULES | switch::HOST_RULES) != 0 {
                 self.live.datapath().write_policy(&compiled.lines)?;
                 let (rules, bytes) = (planned.rules.len(), compiled.bytes());
                 tracing::info!("{rules} firewall rules, {bytes} bytes, in {} ms", begun.elapsed().as_millis());
             }
+            let mut in_force = InForce::new(planned, &assigned.counters);
+            self.ledger.keep(assigned);
             let saved = self.ledger.save();
             self.log_failure("write down which rule has which counter", saved);
-            let mut in_force = InForce::new(planned, &assigned.counters);
             in_force.bytes = compiled.bytes();
             in_force.lines = compiled.lines.into();
             *self.live.rules() = in_force;

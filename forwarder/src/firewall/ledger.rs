@@ -17,13 +17,14 @@ pub struct Ledger {
     counters: BTreeMap<String, u16>,
 }
 
-/// Counters for a list of rules.
-#[derive(Debug, PartialEq, Eq)]
+/// Counters for a list of rules, which the ledger does not know of before [`Ledger::keep`].
+#[derive(Debug)]
 pub struct Assigned {
     /// One for each rule, in order.
     pub counters: Vec<u16>,
     /// Those that had no rule before; they are to begin at zero.
     pub new: Vec<u16>,
+    known: BTreeMap<String, u16>,
 }
 
 impl Ledger {
@@ -33,29 +34,34 @@ impl Ledger {
         Self { file, counters: serde_json::from_str(&text).unwrap_or_default() }
     }
 
-    /// Gives each rule its counter. Counters of rules that are gone are free for the next change, not for this one: until it
-    /// is done they still count.
-    pub fn assign(&mut self, rules: &[PlannedRule]) -> Assigned {
+    /// Gives each rule its counter. Counters of rules that are gone are free for the next change, not for this one, if others
+    /// are left: until it is done they still count. `None`: there are more rules than counters.
+    pub fn assign(&self, rules: &[PlannedRule]) -> Option<Assigned> {
+        let keys = keys(rules);
         let taken: BTreeSet<u16> = self.counters.values().copied().collect();
-        let mut free = (FIRST..MAX_RULE_COUNTERS as u16).filter(|counter| !taken.contains(counter));
-        let mut assigned = Assigned { counters: Vec::with_capacity(rules.len()), new: Vec::new() };
-        let (mut next, mut seen) = (BTreeMap::new(), BTreeMap::<String, u32>::new());
-        for rule in rules {
-            let what =
-                format!("{} {} {}", if rule.for_host { "host" } else { "rule" }, rule.identity, rule.action.name());
-            let count = seen.entry(what.clone()).or_insert(0);
-            *count += 1;
-            let key = format!("{what} #{count}");
-            let counter = self.counters.get(&key).copied().unwrap_or_else(|| {
-                let counter = free.next().expect("there are twice as many counters as rules");
-                assigned.new.push(counter);
-                counter
-            });
-            next.insert(key, counter);
+        let kept: BTreeSet<u16> = keys.iter().filter_map(|key| self.counters.get(key)).copied().collect();
+        let unused = (FIRST..MAX_RULE_COUNTERS as u16).filter(|counter| !taken.contains(counter));
+        let mut free = unused.chain(taken.difference(&kept).copied());
+        let mut assigned =
+            Assigned { counters: Vec::with_capacity(keys.len()), new: Vec::new(), known: BTreeMap::new() };
+        for key in keys {
+            let counter = match self.counters.get(&key) {
+                Some(counter) => *counter,
+                None => {
+                    let counter = free.next()?;
+                    assigned.new.push(counter);
+                    counter
+                }
+            };
             assigned.counters.push(counter);
+            assigned.known.insert(key, counter);
         }
-        self.counters = next;
-        assigned
+        Some(assigned)
+    }
+
+    /// The rules are in force: remembers their counters.
+    pub fn keep(&mut self, assigned: Assigned) {
+        self.counters = assigned.known;
     }
 
     /// Writes it down.
@@ -63,14 +69,31 @@ impl Ledger {
     /// # Errors
     /// When the file cannot be written; then a controller that starts again gives out the counters anew.
     pub fn save(&self) -> io::Result<()> {
-        std::fs::write(&self.file, serde_json::to_vec(&self.counters)?)
+        // Whole or not at all: whoever is killed here leaves the one before.
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, serde_json::to_vec(&self.counters)?)?;
+        std::fs::rename(&new, &self.file)
     }
+}
+
+/// What each rule is known by; of those that say the same, each by its turn.
+fn keys(rules: &[PlannedRule]) -> Vec<String> {
+    let mut seen = BTreeMap::<String, u32>::new();
+    let key = |rule: &PlannedRule| {
+        let of = if rule.for_host { "host" } else { "rule" };
+        let what = format!("{of} {} {}", rule.identity, rule.action.name());
+        let count = seen.entry(what.clone()).or_insert(0);
+        *count += 1;
+        format!("{what} #{count}")
+    };
+    rules.iter().map(key).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Action;
+    use forwarder_ebpf::abi::firewall::MAX_RULES;
 
     fn rule(identity: &str, action: Action) -> PlannedRule {
         PlannedRule {
@@ -88,18 +111,41 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(directory.path().join("rules.json"));
         let [a, b, c] = ["a", "b", "c"].map(|name| rule(name, Action::Allow));
-        assert_eq!(
-            ledger.assign(&[a.clone(), b.clone(), a.clone()]),
-            Assigned { counters: vec![2, 3, 4], new: vec![2, 3, 4] }
-        );
+        assert_eq!(put(&mut ledger, &[a.clone(), b.clone(), a.clone()]), (vec![2, 3, 4], vec![2, 3, 4]));
         ledger.save().unwrap();
         let mut again = Ledger::open(directory.path().join("rules.json"));
-        assert_eq!(
-            again.assign(&[c.clone(), b.clone(), a.clone()]),
-            Assigned { counters: vec![5, 3, 2], new: vec![5] }
-        );
+        assert_eq!(put(&mut again, &[c.clone(), b.clone(), a.clone()]), (vec![5, 3, 2], vec![5]));
         // What it does is part of what it is.
-        assert_eq!(again.assign(&[rule("b", Action::Deny)]), Assigned { counters: vec![4], new: vec![4] });
-        assert_eq!(again.assign(&[c, a]), Assigned { counters: vec![2, 3], new: vec![2, 3] });
+        assert_eq!(put(&mut again, &[rule("b", Action::Deny)]), (vec![4], vec![4]));
+        assert_eq!(put(&mut again, &[c, a]), (vec![2, 3], vec![2, 3]));
+    }
+
+    /// Counters of rules that come into force, and which of them are new.
+    fn put(ledger: &mut Ledger, rules: &[PlannedRule]) -> (Vec<u16>, Vec<u16>) {
+        let assigned = ledger.assign(rules).expect("there are counters left");
+        let (counters, new) = (assigned.counters.clone(), assigned.new.clone());
+        ledger.keep(assigned);
+        (counters, new)
+    }
+
+    #[test]
+    fn as_many_rules_as_fit_can_be_exchanged_for_as_many_others() {
+        let rules = |prefix: char, count| -> Vec<_> {
+            (0..count).map(|at| rule(&format!("{prefix}{at}"), Action::Allow)).collect()
+        };
+        let mut ledger = Ledger::default();
+        put(&mut ledger, &rules('a', MAX_RULES));
+        let (counters, _) = put(&mut ledger, &rules('b', MAX_RULES));
+        assert_eq!(counters.into_iter().collect::<BTreeSet<_>>().len(), MAX_RULES as usize);
+        assert!(ledger.assign(&rules('c', MAX_RULE_COUNTERS)).is_none(), "more than there are counters");
+    }
+
+    #[test]
+    fn rules_that_do_not_come_into_force_change_nothing() {
+        let mut ledger = Ledger::default();
+        let (a, b) = (rule("a", Action::Allow), rule("b", Action::Allow));
+        put(&mut ledger, &[a.clone()]);
+        assert!(ledger.assign(&[b.clone()]).is_some());
+        assert_eq!(put(&mut ledger, &[b, a]), (vec![3, 2], vec![3]));
     }
 }
