@@ -57,7 +57,11 @@ impl RotatedFile {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        fs::rename(&self.path, free_name(&self.path))?;
+        match fs::rename(&self.path, free_name(&self.path)) {
+            // Somebody else has taken it away; what is written would go there for ever.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
         self.file = Appender::open(&self.path)?.0;
         self.begun = Instant::now();
         Ok(())
@@ -251,5 +255,18 @@ mod tests {
         file.poll(false);
         file.poll(true);
         assert_eq!(rotated(&path).expect("a directory").len(), 1);
+    }
+
+    #[test]
+    fn a_file_that_somebody_took_away_is_begun_anew() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("flow.log");
+        let (mut file, _) = RotatedFile::open(&path, rotation(9, false)).expect("a file");
+        file.append(b"before it was moved\n").expect("room");
+        fs::rename(&path, directory.path().join("taken")).expect("a file");
+        file.poll(false);
+        file.append(b"after\n").expect("room");
+        file.poll(true);
+        assert_eq!(text_of(&path), "after\n");
     }
 }

@@ -43,7 +43,6 @@ use crate::config;
 use destination::{Destination, DestinationStatus};
 use feed::Feed;
 use identity::Identity;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -149,11 +148,11 @@ fn name(kind: &config::DestinationKind) -> String {
     }
 }
 
-/// A name for files, the same in every version of the controller.
+/// A name for files, the same in every version of the controller: FNV-1a (RFC 9923), because the standard library's hasher may
+/// change with the compiler.
 fn code(of: &str) -> String {
-    let mut hasher = DefaultHasher::new();
-    of.hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", of.bytes().fold(0xcbf2_9ce4_8422_2325, mix))
 }
 
 /// Of another flow table than the one there is.
@@ -166,4 +165,13 @@ fn forget_ledgers(directory: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_of_files_never_change() {
+        // Test vectors of RFC 9923.
+        assert_eq!((super::code(""), super::code("a")), ("cbf29ce484222325".to_owned(), "af63dc4c8601ec8c".to_owned()));
+    }
 }
