@@ -165,6 +165,22 @@ pub enum Kind {
     },
 }
 
+impl Kind {
+    /// Whether records would mix with the other's: each has its place for itself, and its books by that place.
+    fn is_where(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File { path, .. }, Self::File { path: other, .. }) => path == other,
+            (Self::Stdout, Self::Stdout) => true,
+            (Self::Ipfix { collector }, Self::Ipfix { collector: other }) => collector == other,
+            (Self::CloudWatch { log_group, .. }, Self::CloudWatch { log_group: other, .. }) => log_group == other,
+            (Self::S3 { bucket, prefix, .. }, Self::S3 { bucket: other, prefix: others, .. }) => {
+                (bucket, prefix) == (other, others)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// When a file is put away, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotation {
@@ -242,9 +258,11 @@ impl FlowLogs {
             };
             Ok((name, identity))
         })?;
-        let destinations = section.sections("destination", DESTINATION_KEYS, |section| {
+        let mut destinations = Vec::new();
+        section.sections("destination", DESTINATION_KEYS, |section| {
             let own = Common { format: common.format.clone(), ..common };
-            read_destination(section, own)
+            destinations.push(read_destination(section, own, &destinations)?);
+            Ok(())
         })?;
         Ok(Self { identity, interfaces: interfaces.into_iter().collect(), destinations })
     }
@@ -283,7 +301,7 @@ fn text(field: &Field<'_, '_>, what: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
-fn read_destination(section: &mut Section<'_, '_>, common: Common) -> Result<Destination> {
+fn read_destination(section: &mut Section<'_, '_>, common: Common, before: &[Destination]) -> Result<Destination> {
     let Common { interval, format, filter } = common.read(section)?;
     let field = section.require("kind", "kind = \"file\"")?;
     let kinds = ["file", "stdout", "ipfix", "cloudwatch-logs", "s3"];
@@ -303,6 +321,9 @@ fn read_destination(section: &mut Section<'_, '_>, common: Common) -> Result<Des
         #[cfg(feature = "aws")]
         _ => read_cloudwatch(section)?,
     };
+    if before.iter().any(|other| other.kind.is_where(&kind)) {
+        return Err(field.refuse("leads where another destination does already; give each its own place"));
+    }
     // What is left is another kind's.
     for key in DESTINATION_KEYS {
         if let Some(other) = section.take(key) {
@@ -427,6 +448,10 @@ mod tests {
         assert!(kind.contains("\"file\" or \"stdout\""), "{kind}");
         let key = refusal("[[flow_logs.destination]]\nkind = \"stdout\"\npath = \"x\"");
         assert!(key.contains("not for destinations of this kind"), "{key}");
+        let file = "[[flow_logs.destination]]\nkind = \"file\"\npath = \"/tmp/x\"\n";
+        let twice = refusal(&format!("{file}{file}"));
+        assert!(twice.contains("test:5") && twice.contains("another destination"), "{twice}");
+        assert_eq!(read(&format!("{file}{}", file.replace("/x", "/y"))).destinations.len(), 2);
         let path = refusal("[[flow_logs.destination]]\nkind = \"file\"");
         assert!(path.contains("path"), "{path}");
         let collector = refusal("[[flow_logs.destination]]\nkind = \"ipfix\"\ncollector = \"somewhere\"");
