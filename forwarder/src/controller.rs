@@ -19,7 +19,7 @@ pub use orders::{Done, Order};
 pub use sets::SetChange;
 
 use crate::config::{Config, PickUpTcp};
-use crate::datapath::{DatapathError, HeldFrames, PacketSocket};
+use crate::datapath::{DatapathError, HeldFrames, PacketSocket, wait_for_programs};
 use crate::error::one_line;
 use crate::firewall::compile::CompileError;
 use crate::firewall::ledger::Ledger;
@@ -218,8 +218,7 @@ impl Controller {
         self.apply_firewall(&plan)?;
         self.apply_nat(&plan).await?;
         self.apply_interfaces(&plan)?;
-        self.apply_control(&plan)?;
-        Ok(())
+        self.apply_control(&plan).await
     }
 
     /// Fails unless at least one interface is served, or there is none yet that could be.
@@ -250,12 +249,17 @@ impl Controller {
         self.refresh_host_ports().await
     }
 
-    fn apply_control(&mut self, plan: &Plan) -> Result<(), DatapathError> {
+    /// The switches first, and the epoch when no program runs any more that has seen the old ones: or one that judged by those
+    /// could mark its flow as judged by the new.
+    async fn apply_control(&mut self, plan: &Plan) -> Result<(), ControllerError> {
         let planned = plan.control(self.live.ticks_per_second());
         let loose_tcp = if self.pick_up_until.is_some() { 1 } else { planned.loose_tcp };
         let Control { epoch, nat_bank, unanswered_past, .. } = self.control;
-        self.control = Control { epoch: epoch.wrapping_add(1), nat_bank, loose_tcp, unanswered_past, ..planned };
+        self.control = Control { epoch, nat_bank, loose_tcp, unanswered_past, ..planned };
         self.live.set_limits_sources(planned.source_new_per_second != 0 || planned.source_flows != 0);
+        self.live.datapath().write_control(&self.control)?;
+        tokio::task::spawn_blocking(wait_for_programs).await?;
+        self.control.epoch = epoch.wrapping_add(1);
         self.live.datapath().write_control(&self.control)?;
         let mut view = self.live.view();
         view.epoch = self.control.epoch;

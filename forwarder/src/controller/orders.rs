@@ -4,6 +4,8 @@ use super::{Controller, SetChange};
 use crate::config;
 use crate::error::one_line;
 use crate::firewall::ranges::Addresses;
+use crate::unreachable::Budget;
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// What became of an order: a sentence, either way.
@@ -47,6 +49,7 @@ impl Controller {
         let config = config::read(self.path.as_deref()).map_err(|error| one_line(&error))?;
         let flows = (config.flows.max, config.flows.max_ipv6);
         let keeps_size = flows != (self.config.flows.max, self.config.flows.max_ipv6);
+        let keeps_logs = config.flow_logs != self.config.flow_logs;
         let before = std::mem::replace(&mut self.config, config);
         if let Err(error) = self.apply().await {
             self.config = before;
@@ -54,11 +57,14 @@ impl Controller {
             return Err(one_line(&error));
         }
         self.live.set_timeouts(self.config.timeouts.clone());
-        let size = if keeps_size {
-            "; the flow tables keep their size until forwarder is stopped and started again"
-        } else {
-            ""
-        };
-        Ok(format!("reloaded {}{size}", self.config.origin))
+        self.answers = Budget::new(self.config.icmp.errors_per_second_per_cpu, Instant::now());
+        let mut said = format!("reloaded {}", self.config.origin);
+        if keeps_size {
+            said += "; the flow tables keep their size until forwarder is stopped and started again";
+        }
+        if keeps_logs {
+            said += "; flow logs go where they went until forwarder starts again";
+        }
+        Ok(said)
     }
 }
