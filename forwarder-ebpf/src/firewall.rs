@@ -16,7 +16,7 @@ mod classify;
 mod question;
 
 use crate::abi::firewall::{COUNTER_INSIDE, COUNTER_OUTSIDE, OUT_HOST, OUT_UNSERVED, RuleAction, rule, switch};
-use crate::abi::{Control, FlowEntry, FlowKey, Side, status};
+use crate::abi::{Control, Family, FlowEntry, FlowKey, Side, status};
 use crate::answer::{Problem, ask};
 use crate::conntrack::is_turned;
 use crate::flow::{Packet, remove};
@@ -36,6 +36,26 @@ use question::{NO_RULE, Question, is_from_outside, rule_for};
 pub(crate) fn default_action(control: &Control, side: u8, from_inside: bool) -> u8 {
     let inside = side == Side::Inside as u8 || (side == Side::Both as u8 && from_inside);
     if inside { control.inside_allowed } else { control.outside_allowed }
+}
+
+/// Without rules, whether the stage `Firewall` has to look at a flow that goes on: on an interface for both sides it depends on
+/// addresses by which it entered. Where an IPv6 one has lost its own, that cannot be told, and what goes on goes on.
+#[inline(always)]
+pub(crate) fn has_to_look(at: &Arrival<'_>, entered: u8, family: Family) -> bool {
+    const ALLOW: u8 = RuleAction::Allow as u8;
+    entered == Side::Both as u8
+        && (at.control.inside_allowed != ALLOW || at.control.outside_allowed != ALLOW)
+        && (family as u32 == Family::V4 as u32 || at.iface.address6 != [0; 16])
+}
+
+/// As `by_default`, of a packet that wants to begin a flow; counts it.
+#[inline(always)]
+pub(crate) fn begin_by_default<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: &P) -> Option<Verdict> {
+    let side = at.iface.side;
+    let from_inside = side == Side::Inside as u8 || packet.key().is_from_inside(tables, at);
+    tables.count_rule(if from_inside { COUNTER_INSIDE } else { COUNTER_OUTSIDE }, packet.total(), at.now);
+    let action = default_action(at.control, side, from_inside);
+    (action != RuleAction::Allow as u8).then(|| refuse(tables, packet, action, Drop::Policy))
 }
 
 /// Ends a packet that no rule but the default has been asked about, unless it may go on.

@@ -98,7 +98,7 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
 #[inline(always)]
 fn may_turn<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: &P) -> Option<Verdict> {
     if at.control.firewall & switch::RULES == 0 {
-        return firewall::by_default(tables, at, packet);
+        return firewall::begin_by_default(tables, at, packet);
     }
     (tables.judged().stands & Judged::TURNS == 0).then_some(Verdict::Next(P::FIREWALL))
 }
@@ -120,8 +120,7 @@ pub(crate) fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
 ) -> Option<Option<Verdict>> {
     let originator = entry.status.load() & status::ORIGINATOR != 0;
     let entered = if originator { at.iface.side } else { entry.partner_side() };
-    // On an interface that serves both sides the first packet's address decided; it has not changed.
-    if at.control.firewall & switch::RULES != 0 {
+    if at.control.firewall & switch::RULES != 0 || firewall::has_to_look(at, entered, P::Key::FAMILY) {
         if tables.judged().stands & Judged::GOES_ON == 0 {
             return Some(Some(Verdict::Next(P::FIREWALL)));
         }
@@ -183,7 +182,7 @@ pub(crate) fn admit<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: 
         return Some(Verdict::Pass(Pass::Host));
     }
     // Also before the kernel routes it to an interface that is not served: that it forwards at all is our doing.
-    if !is_judged && let Some(end) = firewall::by_default(tables, at, packet) {
+    if !is_judged && let Some(end) = firewall::begin_by_default(tables, at, packet) {
         return Some(end);
     }
     if let Some(why) = left {
@@ -201,6 +200,10 @@ pub(crate) fn admit<P: Packet, T: Tables>(tables: &T, at: &Arrival<'_>, packet: 
     }
     if packet.total() > u32::from(way.mtu) {
         return Some(too_big(tables, packet, way.mtu));
+    }
+    // What begins no flow is not counted as one of its source's.
+    if conntrack::begin(packet.key().protocol(), packet.signal(), at.control.loose_tcp != 0).is_none() {
+        return Some(Verdict::Drop(Drop::NoFlow));
     }
     if let Err(reason) = limits::refuse(tables, at, packet.key()) {
         return Some(Verdict::Drop(reason));

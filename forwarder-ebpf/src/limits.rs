@@ -97,15 +97,19 @@ pub(crate) fn note_opened<K: FlowKey, T: Tables>(tables: &T, side: u8) {
     }
 }
 
-/// `before` were its bits before a packet; if it was the first answer, the flow is out of the share.
+/// `before` were its bits before a packet; if it was the first answer, the flow is out of the share. If it began a closing
+/// connection anew, that waits for its first answer again.
 #[inline(always)]
 pub(crate) fn note_replied<K: FlowKey, T: Tables>(tables: &T, at: &Arrival<'_>, entry: &FlowEntry, before: u32) {
     let after = entry.status.load();
-    if before & status::REPLIED != 0 || after & status::REPLIED == 0 {
+    if (before ^ after) & status::REPLIED == 0 {
         return;
     }
     let side = if after & status::ORIGINATOR != 0 { at.iface.side } else { entry.partner_side() };
-    if let Some(count) = tables.unanswered(group::<K>(side)) {
+    let Some(count) = tables.unanswered(group::<K>(side)) else { return };
+    if after & status::REPLIED != 0 {
         count.replied.add(1);
+    } else {
+        count.opened.add(1);
     }
 }

@@ -5,6 +5,7 @@ use crate::golden::world::{
     ARM, ARM_PUBLIC, ARM_SERVER, CLIENT, CLIENT6, GUEST, IN, OTHER, OUT, PUBLIC, SECOND, SERVER, SERVER6, World,
     arriving, leaving,
 };
+use forwarder_ebpf::abi::firewall::{RuleAction, switch};
 use forwarder_ebpf::verdict::{Drop, Pass};
 use forwarder_kit::Packet;
 use forwarder_kit::packet::flag::{ACK, FIN, PSH, RST, SYN, URG};
@@ -198,6 +199,7 @@ fn judging() -> Vec<Case> {
     const NOTHING: &str = "[[firewall.rule]]\naction = \"deny\"\n";
     let answer = || arriving(OUT, SERVER, PUBLIC).udp(53, 4000);
     let answer6 = || arriving(OUT, SERVER6, CLIENT6).udp(53, 4000);
+    let guest = || arriving(ARM, GUEST, ARM_SERVER).udp(4000, 54);
     let pieces = |payload| fragment(&out().udp(4000, 53).payload_of(payload).build(), 600, 9);
     let other = out().id(10).udp(4000, 54).payload_of(1000).build();
     let passed: Vec<_> = fragment(&sent(4000).payload_of(1000).build(), 600, 9);
@@ -243,6 +245,19 @@ fn judging() -> Vec<Case> {
             )
             .drops(OUT, arriving(OUT, SERVER6, CLIENT6).tcp(80, 4000, SYN, 1), Drop::Policy)
             .leaves(&["tcp [2001:db8:1::10]:4000 > [2001:db8:3::10]:80, closing, 1+1"]),
+        case("without rules, on an interface for both sides, a flow goes on or ends as the default for its side says")
+            .forwards(ARM, guest(), ARM, leaving(ARM, ARM_PUBLIC, ARM_SERVER).udp(4000, 54))
+            .control(|_| {})
+            .forwards(ARM, guest(), ARM, leaving(ARM, ARM_PUBLIC, ARM_SERVER).udp(4000, 54))
+            .control(|control| control.inside_allowed = RuleAction::Deny as u8)
+            .drops(ARM, guest(), Drop::Policy),
+        case("what begins no flow is none of its source's")
+            .world(World::default().with(|control| (control.firewall, control.source_flows) = (switch::LIMITS, 1)))
+            .drops(IN, out().tcp(4000, 80, ACK, 1), Drop::NoFlow)
+            .drops(IN, out().tcp(4000, 80, ACK, 1), Drop::NoFlow)
+            .forwards(IN, out().udp(4000, 53), OUT, sent(4000))
+            .drops(IN, out().udp(4001, 53), Drop::SourceFlows)
+            .leaves(&["udp 10.0.1.10:4000 > 203.0.113.10:53 as 198.51.100.1:4000, unreplied, 1+0"]),
     ]
 }
 
