@@ -173,9 +173,7 @@ impl Kind {
             (Self::Stdout, Self::Stdout) => true,
             (Self::Ipfix { collector }, Self::Ipfix { collector: other }) => collector == other,
             (Self::CloudWatch { log_group, .. }, Self::CloudWatch { log_group: other, .. }) => log_group == other,
-            (Self::S3 { bucket, prefix, .. }, Self::S3 { bucket: other, prefix: others, .. }) => {
-                (bucket, prefix) == (other, others)
-            }
+            (Self::S3 { bucket: a, prefix: b, .. }, Self::S3 { bucket: c, prefix: d, .. }) => (a, b) == (c, d),
             _ => false,
         }
     }
@@ -260,9 +258,8 @@ impl FlowLogs {
         })?;
         let mut destinations = Vec::new();
         section.sections("destination", DESTINATION_KEYS, |section| {
-            let own = Common { format: common.format.clone(), ..common };
-            destinations.push(read_destination(section, own, &destinations)?);
-            Ok(())
+            let format = common.format.clone();
+            read_destination(section, Common { format, ..common }, &destinations).map(|read| destinations.push(read))
         })?;
         Ok(Self { identity, interfaces: interfaces.into_iter().collect(), destinations })
     }
