@@ -112,12 +112,18 @@ async fn start(instance: &str, (config, path): (Config, Option<PathBuf>), ground
     let mut controller = Controller::new(live.clone(), (config, path), ledger, netlink, changes)?;
     match begin(&mut controller, &ground.state).await {
         Ok(listener) => {
+            // Another version's flow tables are nobody's any more, and large.
+            live.datapath().remove_maps(false)?;
             sweeper::start(live.clone(), sweeps, feed).context("cannot start the sweeper")?;
             tokio::spawn(learn_identity(live.clone()));
             Ok(Instance { live, controller, held, orders: ordered, listener })
         }
         // A datapath that an earlier controller left goes on forwarding: what is wrong is this start.
         Err(error) if live.datapath().is_adopted() => Err(error),
+        Err(error) if live.datapath().is_beside_another() => {
+            live.datapath().remove_maps(true)?;
+            Err(error)
+        }
         Err(error) => {
             if let Err(error) = end(&live, &mut controller) {
                 tracing::error!("cannot put everything back: {}", one_line(error.as_ref()));

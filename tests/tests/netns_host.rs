@@ -175,6 +175,34 @@ fn kill_9_keeps_forwarding_and_a_restart_adopts(shape: Shape) -> Result<()> {
     Ok(())
 }
 
+/// As an upgrade to a version whose maps are laid out otherwise: the old one forwards until the new one can.
+#[test]
+fn another_versions_datapath_forwards_until_it_is_replaced() -> Result<()> {
+    let mut lab = Lab::of(Shape::TwoArmed)?;
+    let _server = serve::tcp_echo(&lab.net.server, &[7], 4)?;
+    let mut stream = EchoConnection::open(lab.client(), SocketAddr::new(lab.server(Family::V4), 7))?;
+    stream.ping()?;
+    lab.appliance.kill9()?;
+    let pins = lab.appliance.pins();
+    let maps = || -> Result<Vec<String>> {
+        let names = std::fs::read_dir(&pins)?.map(|pin| Ok(pin?.file_name().to_string_lossy().into_owned()));
+        Ok(names.collect::<Result<Vec<_>>>()?.into_iter().filter(|name| name.starts_with("abi-")).collect())
+    };
+    let [own] = maps()?.try_into().map_err(|all| anyhow::anyhow!("one version's maps, not {all:?}"))?;
+    std::fs::rename(pins.join(&own), pins.join("abi-0"))?;
+    let config = std::fs::read_to_string(lab.appliance.scratch().join("forwarder.toml"))?;
+    let rules = "[[firewall.rule]]\naction = \"allow\"\n".repeat(16_385);
+    lab.appliance.write_config(&format!("{config}{rules}"))?;
+    let ended = lab.appliance.run_to_end()?;
+    ensure!(!ended.status.success(), "so many rules do not fit");
+    ensure!(maps()? == ["abi-0"], "{:?}", maps());
+    stream.ping().context("after a start that failed")?;
+    lab.appliance.write_config(&config)?;
+    lab.appliance.start_again()?;
+    ensure!(maps()? == [own], "{:?}", maps());
+    lab.appliance.stop()
+}
+
 /// Killed while it starts for the first time, it leaves half a datapath, which is in nobody's way.
 #[test]
 fn killed_at_its_first_start_it_starts_the_next_time() -> Result<()> {

@@ -1,7 +1,7 @@
 //! Which interfaces run the datapath: attached natively where the driver can, generically otherwise, and taken over from
 //! an earlier controller without a gap.
 
-use super::load::{ENTER, xdp};
+use super::load::{ENTER, maps_directory, xdp};
 use super::{Datapath, DatapathError, Result, sys};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpMode};
@@ -98,6 +98,29 @@ impl Datapath {
         Ok(names
             .filter_map(|name| name.split_once('-')?.1.parse().ok().filter(|_| !name.starts_with("abi-")))
             .collect())
+    }
+
+    /// Whether interfaces run another version's datapath, and none of them has been taken over.
+    pub fn is_beside_another(&self) -> bool {
+        let links = self.links.lock().expect("no thread panics while it holds the links");
+        !self.adopted && links.is_empty() && self.pinned_interfaces().is_ok_and(|pinned| !pinned.is_empty())
+    }
+
+    /// Removes the pins of this version's maps, or those of all others.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn remove_maps(&self, own: bool) -> Result<()> {
+        let Some(pins) = &self.pins else { return Ok(()) };
+        let failed = |source| DatapathError::Pin { action: "list", path: pins.clone(), source: Box::new(source) };
+        for entry in fs::read_dir(pins).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with("abi-") && (name == maps_directory()) == own {
+                remove_pins(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Ends forwarding: every link, every pin. Everything is tried; the first failure is returned.

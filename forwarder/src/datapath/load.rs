@@ -45,7 +45,7 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses; what was made is undone.
     pub fn load(options: &LoadOptions) -> Result<Self> {
-        let directory = options.pins.as_ref().map(|pins| pins.join(format!("abi-{ABI}")));
+        let directory = options.pins.as_ref().map(|pins| pins.join(maps_directory()));
         let adopted = directory.as_deref().map_or(Ok(false), is_whole)?;
         if let Some(directory) = directory.as_deref().filter(|_| !adopted) {
             remove_pins(directory)?;
@@ -62,6 +62,11 @@ impl Datapath {
         }
         loaded
     }
+}
+
+/// Name of the directory of this version's maps.
+pub(super) fn maps_directory() -> String {
+    format!("abi-{ABI}")
 }
 
 /// Whether a controller came as far as deciding the tables' shapes, which is the last thing it does before it serves
