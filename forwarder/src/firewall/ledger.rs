@@ -144,8 +144,8 @@ mod tests {
     fn rules_that_do_not_come_into_force_change_nothing() {
         let mut ledger = Ledger::default();
         let (a, b) = (rule("a", Action::Allow), rule("b", Action::Allow));
-        put(&mut ledger, &[a.clone()]);
-        assert!(ledger.assign(&[b.clone()]).is_some());
+        put(&mut ledger, std::slice::from_ref(&a));
+        assert!(ledger.assign(std::slice::from_ref(&b)).is_some());
         assert_eq!(put(&mut ledger, &[b, a]), (vec![3, 2], vec![3]));
     }
 }
