@@ -4,7 +4,7 @@
 //! takes over the tuple of a closing one. An entry's `watch` byte names the TCP flags that would add something; all other
 //! packets never come here. RFC 6146 §3.5.2 and RFC 7857 §2 for TCP; AWS's ENI timers for the rest.
 
-use crate::abi::{FlowEntry, FlowKey, Ticks, status};
+use crate::abi::{Birth, FlowEntry, FlowKey, Ticks, status};
 use crate::tables::FlowTable;
 use crate::wire::protocol;
 use crate::wire::tcp_flags::{ACK, FIN, RST, SYN};
@@ -134,9 +134,12 @@ pub(crate) fn note<K: FlowKey, T: FlowTable<K>>(
         note_other(key.protocol(), entry, partner);
     } else if signal & (SYN | ACK | RST) == SYN && State::of(protocol::TCP, bits) == State::Closing {
         reopen(entry, partner);
-        for key in [key, &key.partner(entry)] {
+        for (key, is_own) in [(key, true), (&key.partner(entry), false)] {
             if let Some(birth) = tables.birth(key) {
                 birth.since.store(now);
+                if !is_own {
+                    birth.forget_place();
+                }
             }
         }
     } else {
@@ -183,6 +186,14 @@ fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8) {
     partner.status.or(add);
 }
 
+/// Whether this TCP packet says where its direction stands in the sequence space: the first one does, and each SYN until
+/// there is a connection.
+#[inline(always)]
+pub(crate) fn is_placing(birth: &Birth, entry: &FlowEntry, signal: u8) -> bool {
+    let is_open = matches!(State::of(protocol::TCP, entry.status.load()), State::Established | State::HalfClosed);
+    signal & RST == 0 && (!birth.is_placed() || (signal & SYN != 0 && !is_open))
+}
+
 /// Whether this packet would turn a closing connection round: a SYN from the responder, which is the first packet of a
 /// connection that enters by the responder's side.
 #[inline(always)]
@@ -214,7 +225,7 @@ fn reopen(entry: &FlowEntry, partner: &FlowEntry) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::{Birth, FlowKey4, SharedU32, Side};
+    use crate::abi::{FlowKey4, SharedU32, Side};
     use crate::sim::Sim;
     use State::{Closing, Established, HalfClosed, Opening, Unreplied};
 

@@ -4,7 +4,7 @@ mod v4;
 mod v6;
 
 use crate::abi::firewall::{RuleAction, switch};
-use crate::abi::{Birth, FlowEntry, FlowKey, SharedU16, SharedU32, Side, Ticks, status};
+use crate::abi::{Birth, FlowEntry, FlowKey, SharedU32, Side, Ticks, status};
 use crate::answer::{Problem, ask};
 use crate::conntrack::{self, Change};
 use crate::firewall::{self, Ends, Filtered};
@@ -12,9 +12,11 @@ use crate::frame::Frame;
 use crate::limits;
 use crate::rewrite;
 use crate::route::{Arrival, Path, Way, way_out};
+use crate::sequence;
 use crate::tables::{Answer, FlowTable, Judged, Refused, Route, Tables};
 use crate::verdict::{Drop, Pass, Stage, Verdict};
-use crate::wire::Fragment;
+use crate::wire::tcp_flags::{RST, SYN};
+use crate::wire::{Fragment, protocol};
 
 /// What flow logic needs to know of a packet, whatever its family.
 pub(crate) trait Packet: Filtered {
@@ -35,6 +37,8 @@ pub(crate) trait Packet: Filtered {
     fn total(&self) -> u32;
     /// TCP flags that state looks at, or `status::SIGNAL`.
     fn signal(&self) -> u8;
+    /// TCP sequence number.
+    fn sequence(&self) -> u32;
     /// Place in its datagram.
     fn fragment(&self) -> Fragment;
     /// Routers may fragment it.
@@ -62,10 +66,28 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     packet: &P,
     entry: &FlowEntry,
 ) -> Option<Verdict> {
-    if entry.epoch.load() != at.control.epoch as u16
-        && let Some(end) = refresh(tables, at, packet, entry)
+    let is_old = entry.epoch.load() != at.control.epoch as u16;
+    let signal = packet.signal();
+    let is_tcp = packet.key().protocol() == protocol::TCP && packet.fragment() != Fragment::Later;
+    let birth = if is_old || (is_tcp && signal & (SYN | RST) != 0) {
+        FlowTable::<P::Key>::birth(tables, packet.key())
+    } else {
+        None
+    };
+    if is_tcp
+        && signal & RST != 0
+        && birth.is_some_and(|birth| !sequence::may_reset::<P::Key>(birth, entry, packet.sequence()))
     {
+        return Some(Verdict::Drop(Drop::ResetWindow));
+    }
+    if is_old && let Some(end) = refresh(tables, at, packet, (entry, birth)) {
         return end;
+    }
+    if let Some(birth) = birth
+        && is_tcp
+        && conntrack::is_placing(birth, entry, signal)
+    {
+        sequence::remember::<P::Key>(birth, entry, packet.sequence());
     }
     if firewall::has_impossible_flags(packet) {
         return Some(Verdict::Drop(Drop::TcpFlags));
@@ -112,11 +134,11 @@ fn too_big<P: Packet, T: Tables>(tables: &T, packet: &P, mtu: u16) -> Verdict {
 /// Routes or policy moved since the flow was last looked at: asks both again. `Some` ends the packet, or (inner `None`)
 /// gives up the flow.
 #[inline(always)]
-pub(crate) fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
+fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
     tables: &T,
     at: &Arrival<'_>,
     packet: &P,
-    entry: &FlowEntry,
+    (entry, birth): (&FlowEntry, Option<&Birth>),
 ) -> Option<Option<Verdict>> {
     let originator = entry.status.load() & status::ORIGINATOR != 0;
     let entered = if originator { at.iface.side } else { entry.partner_side() };
@@ -135,8 +157,8 @@ pub(crate) fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
         Ok(way) if way.side == entry.partner_side() => {
             entry.next_hop.store(way.hop.pack());
             entry.mtu.store(way.mtu);
-            if let Some(birth) = FlowTable::<P::Key>::birth(tables, packet.key()) {
-                birth.ingress.store(u16::from(at.iface.slot) + 1);
+            if let Some(birth) = birth {
+                birth.set_ingress(at.iface.slot);
             }
             entry.epoch.store(at.control.epoch as u16);
             None
@@ -236,8 +258,7 @@ fn with_partner(bits: u32, side: u8) -> u32 {
 /// How a flow's entries come to be.
 #[inline(always)]
 fn birth(at: &Arrival<'_>) -> Birth {
-    let ingress = SharedU16::new(u16::from(at.iface.slot) + 1);
-    Birth { since: SharedU32::new(at.now), rule: SharedU16::new(at.rule), ingress }
+    Birth::new(at.now, at.rule, at.iface.slot)
 }
 
 /// The responder's way back is not known yet: an epoch that never is makes its first packet ask.

@@ -81,6 +81,7 @@ impl Tables for Sim {
             fragment: Fragment::Whole,
             transport: Transport::Opaque,
             signal: 0,
+            sequence: 0,
             l4: 0,
         }))
     }
@@ -95,6 +96,7 @@ impl Tables for Sim {
             fragment: Fragment::Whole,
             transport: Transport::Opaque,
             signal: 0,
+            sequence: 0,
             icmp_type: 0,
             l4: 0,
         }))
