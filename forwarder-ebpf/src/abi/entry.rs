@@ -108,7 +108,7 @@ impl Birth {
     /// One that begins: by the interface with this slot.
     #[inline(always)]
     pub fn new(since: Ticks, rule: u16, slot: u8) -> Self {
-        let arrival = SharedU16::new(u16::from(slot) + 1 & SLOT);
+        let arrival = SharedU16::new((u16::from(slot) + 1) & SLOT);
         Self { since: SharedU32::new(since), rule: SharedU16::new(rule), arrival }
     }
 
@@ -122,7 +122,7 @@ impl Birth {
     /// Its packets come by the interface with this slot.
     #[inline(always)]
     pub fn set_ingress(&self, slot: u8) {
-        self.arrival.store(self.arrival.load() & !SLOT | u16::from(slot) + 1 & SLOT);
+        self.arrival.store(self.arrival.load() & !SLOT | (u16::from(slot) + 1) & SLOT);
     }
 
     /// Whether it is known where the direction stands in TCP's sequence space.
