@@ -4,6 +4,7 @@ pub mod compile;
 pub mod explain;
 pub mod ledger;
 pub mod lockout;
+pub mod log;
 pub mod ranges;
 pub mod report;
 pub mod shadow;
