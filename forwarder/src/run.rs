@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::controller::{Controller, ControllerError, Order};
 use crate::datapath::{Datapath, HeldFrames, LoadOptions};
 use crate::error::one_line;
-use crate::firewall::{self, ledger::Ledger};
+use crate::firewall::{self, ledger::Ledger, live_sets::LiveSets};
 use crate::flowlog::{FlowLogs, Home};
 use crate::host::{self, Bpffs, HostChanges, Lock, Netlink};
 use crate::live::Live;
@@ -110,7 +110,11 @@ async fn start(instance: &str, (config, path): (Config, Option<PathBuf>), ground
     let (flow_logs, feed) = FlowLogs::open(&config.flow_logs, home)?;
     let live = Arc::new(Live::new(instance, datapath, config.timeouts.clone(), (requests, flow_logs), orders));
     let ledger = Ledger::open(ground.state.file(StateDirectory::RULES));
-    let mut controller = Controller::new(live.clone(), (config, path), ledger, netlink, changes)?;
+    let (live_sets, lost) = LiveSets::open(ground.state.file(StateDirectory::SETS));
+    if let Some(lost) = lost {
+        tracing::warn!("{lost}");
+    }
+    let mut controller = Controller::new(live.clone(), (config, path), (ledger, live_sets), netlink, changes)?;
     match begin(&mut controller, &ground.state).await {
         Ok(listener) => {
             sweeper::start(live.clone(), sweeps, feed).context("cannot start the sweeper")?;

@@ -35,6 +35,7 @@ impl Controller {
         let default = plan.firewall.default;
         let sets = plan.firewall.sets.iter().map(|set| (set.name.clone(), set.addresses.clone())).collect();
         self.live.rules().sets = sets;
+        self.live.rules().set_changes = self.live_sets.differences();
         self.live.rules().defaults = [default.inside, default.outside].map(|action| action.name().to_owned());
         Ok(())
     }

@@ -44,21 +44,26 @@ impl Controller {
     }
 
     async fn try_reload(&mut self) -> Done {
-        let config = config::read(self.path.as_deref()).map_err(|error| one_line(&error))?;
+        let mut config = config::read(self.path.as_deref()).map_err(|error| one_line(&error))?;
+        let live_sets = self.live_sets.clone();
+        let notices = self.live_sets.apply(&mut config.firewall.sets);
         let flows = (config.flows.max, config.flows.max_ipv6);
         let keeps_size = flows != (self.config.flows.max, self.config.flows.max_ipv6);
         let before = std::mem::replace(&mut self.config, config);
         if let Err(error) = self.apply().await {
-            self.config = before;
+            (self.config, self.live_sets) = (before, live_sets);
             self.apply_again().await;
             return Err(one_line(&error));
         }
+        self.save_live_sets();
+        notices.iter().for_each(|notice| tracing::info!("{notice}"));
         self.live.set_timeouts(self.config.timeouts.clone());
         let size = if keeps_size {
             "; the flow tables keep their size until forwarder is stopped and started again"
         } else {
             ""
         };
-        Ok(format!("reloaded {}{size}", self.config.origin))
+        let said: String = notices.iter().map(|notice| format!("; {notice}")).collect();
+        Ok(format!("reloaded {}{size}{said}", self.config.origin))
     }
 }

@@ -3,6 +3,7 @@
 pub mod compile;
 pub mod explain;
 pub mod ledger;
+pub mod live_sets;
 pub mod lockout;
 pub mod log;
 pub mod ranges;

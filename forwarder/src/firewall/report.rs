@@ -1,9 +1,11 @@
 //! What `forwarder rules` shows: every rule in its order, what it has met, and what keeps others from it.
 
+use super::live_sets::Difference;
 use super::ranges::Addresses;
 use crate::plan::{FirewallPlan, PlannedRule};
 use forwarder_ebpf::abi::firewall::{COUNTER_INSIDE, COUNTER_OUTSIDE, Line, RuleCounter};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The rules that are in force, as the loop last applied them.
@@ -19,6 +21,8 @@ pub struct InForce {
     pub lines: Arc<[Line]>,
     /// Sets of addresses, by name.
     pub sets: Vec<(String, Addresses)>,
+    /// How sets differ from the configuration, by name; those that do.
+    pub set_changes: BTreeMap<String, Difference>,
     /// Memory that the rules take in the kernel, bytes.
     pub bytes: u64,
 }
