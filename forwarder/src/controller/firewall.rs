@@ -26,10 +26,7 @@ impl Controller {
             }
             let saved = self.ledger.save();
             self.log_failure("write down which rule has which counter", saved);
-            let mut in_force = InForce::new(planned, &assigned.counters);
-            in_force.bytes = compiled.bytes();
-            in_force.lines = compiled.lines.into();
-            *self.live.rules() = in_force;
+            *self.live.rules() = InForce::new(planned, &assigned.counters, compiled);
             self.firewall = Some(planned.clone());
         }
         let default = plan.firewall.default;
