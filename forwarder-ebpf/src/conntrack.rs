@@ -1,7 +1,7 @@
 //! Connection state: what a packet changes in both entries of its connection, and how long a state may stay idle.
 //!
 //! State is a set of bits that only ever get added (`abi::status`), equal in both entries, except when a new connection
-//! takes over the tuple of a closing one. An entry's `watch` byte names the TCP flags that would add something; all other
+//! takes over the tuple of a closing one, and when who is said to have reset a connection goes on with it. An entry's `watch` byte names the TCP flags that would add something; all other
 //! packets never come here. RFC 6146 §3.5.2 and RFC 7857 §2 for TCP; AWS's ENI timers for the rest.
 
 use crate::abi::{Birth, FlowEntry, FlowKey, Ticks, status};
@@ -167,6 +167,14 @@ fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8) {
     let mut add = 0;
     if signal & RST != 0 {
         add |= status::RESET;
+        // What its sender says after that will be watched.
+        entry.status.or(u32::from(ACK));
+    } else if is_taken_back(bits, signal) {
+        entry.status.and(!status::RESET);
+        partner.status.and(!status::RESET);
+        if !originator || bits & status::ESTABLISHED != 0 {
+            entry.status.and(!u32::from(ACK));
+        }
     }
     if signal & FIN != 0 {
         add |= if originator { status::FIN_ORIGINATOR } else { status::FIN_RESPONDER };
@@ -184,6 +192,14 @@ fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8) {
     }
     entry.status.or(add | u32::from(signal) << status::FLAGS_SHIFT);
     partner.status.or(add);
+}
+
+/// Whether a packet shows that the reset before it was not of its sender, who goes on with the connection (RFC 6146
+/// §3.5.2.2, state TRANS; RFC 7857 §2.2). What the other end says shows nothing: it may have been on its way.
+#[inline(always)]
+fn is_taken_back(bits: u32, signal: u8) -> bool {
+    let by_this_end = bits >> status::FLAGS_SHIFT & u32::from(RST) != 0;
+    by_this_end && bits & status::RESET != 0 && signal & (RST | SYN | ACK) == ACK
 }
 
 /// Whether this TCP packet says where its direction stands in the sequence space: the first one does, and each SYN until
@@ -310,6 +326,16 @@ mod tests {
         tcp().hears(RST | ACK, Closing);
         open().says(RST, Closing);
         open().hears(RST, Closing).hears(FIN, Closing);
+    }
+
+    #[test]
+    fn who_goes_on_after_its_reset_has_not_sent_it() {
+        open().hears(RST, Closing).says(ACK, Closing).hears(ACK, Established).says(ACK, Established);
+        open().says(RST | ACK, Closing).hears(ACK, Closing).says(ACK, Established).says(RST, Closing);
+        open().hears(RST, Closing).hears(FIN | ACK, HalfClosed).says(FIN | ACK, Closing).hears(ACK, Closing);
+        tcp().hears(RST, Closing).hears(SYN | ACK, Closing).says(ACK, Closing).hears(ACK, Established);
+        let again = open().hears(RST, Closing).hears(ACK, Established);
+        assert_eq!(again.bits(again.key.reversed(Side::Outside as u8)) & status::WATCH, u32::from(SYN | FIN | RST));
     }
 
     #[test]

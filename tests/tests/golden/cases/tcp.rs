@@ -50,6 +50,12 @@ pub fn cases() -> Vec<Case> {
             .says(ACK)
             .leaves(left!("closing, 4+2")),
         handshake("a RST closes").hears(RST).leaves(left!("closing, 2+2")),
+        handshake("a RST is not taken back by the other end").hears(RST).says(PSH | ACK).leaves(left!("closing, 3+2")),
+        handshake("a RST is taken back by who goes on after it")
+            .hears(RST)
+            .hears(ACK)
+            .says(PSH | ACK)
+            .leaves(left!("established, 3+3")),
         handshake("a SYN opens a closed connection again")
             .hears(FIN | ACK)
             .says(FIN | ACK)
