@@ -67,27 +67,19 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     entry: &FlowEntry,
 ) -> Option<Verdict> {
     let is_old = entry.epoch.load() != at.control.epoch as u16;
-    let signal = packet.signal();
     let is_tcp = packet.key().protocol() == protocol::TCP && packet.fragment() != Fragment::Later;
-    let birth = if is_old || (is_tcp && signal & (SYN | RST) != 0) {
+    // Where rules have to be asked first, this packet comes again.
+    let comes_again = is_old && must_ask(tables, at);
+    let birth = if !comes_again && (is_old || (is_tcp && packet.signal() & (SYN | RST) != 0)) {
         FlowTable::<P::Key>::birth(tables, packet.key())
     } else {
         None
     };
-    if is_tcp
-        && signal & RST != 0
-        && birth.is_some_and(|birth| !sequence::may_reset::<P::Key>(birth, entry, packet.sequence()))
-    {
+    if is_tcp && packet.signal() & RST != 0 && is_invented(packet, entry, birth) {
         return Some(Verdict::Drop(Drop::ResetWindow));
     }
     if is_old && let Some(end) = refresh(tables, at, packet, (entry, birth)) {
         return end;
-    }
-    if let Some(birth) = birth
-        && is_tcp
-        && conntrack::is_placing(birth, entry, signal)
-    {
-        sequence::remember::<P::Key>(birth, entry, packet.sequence());
     }
     if firewall::has_impossible_flags(packet) {
         return Some(Verdict::Drop(Drop::TcpFlags));
@@ -104,6 +96,12 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     {
         return Some(end);
     }
+    if let Some(birth) = birth
+        && is_tcp
+        && conntrack::is_placing(birth, entry, packet.signal())
+    {
+        sequence::remember::<P::Key>(birth, entry, packet.sequence());
+    }
     let before = entry.status.load();
     if conntrack::note(tables, packet.key(), entry, packet.signal(), at.now) == Change::Orphaned {
         tables.remove_flow(packet.key());
@@ -114,6 +112,12 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
         packet.remember(tables, at.now);
     }
     Some(rewrite::forward(frame, tables, at, packet, entry))
+}
+
+/// Whether a reset is not of who it says. Where nothing is known it is believed.
+#[inline(always)]
+fn is_invented<P: Packet>(packet: &P, entry: &FlowEntry, birth: Option<&Birth>) -> bool {
+    birth.is_some_and(|birth| !sequence::may_reset::<P::Key>(birth, entry, packet.sequence()))
 }
 
 /// Whether a responder may begin a closing connection anew. `Some` ends the packet, or has the firewall asked.
@@ -131,6 +135,12 @@ fn too_big<P: Packet, T: Tables>(tables: &T, packet: &P, mtu: u16) -> Verdict {
     ask(tables, packet, Problem::TooBig(mtu), reason)
 }
 
+/// There are rules, and they have not been asked yet whether the packet's flow may go on.
+#[inline(always)]
+fn must_ask<T: Tables>(tables: &T, at: &Arrival<'_>) -> bool {
+    at.control.firewall & switch::RULES != 0 && tables.judged().stands & Judged::GOES_ON == 0
+}
+
 /// Routes or policy moved since the flow was last looked at: asks both again. `Some` ends the packet, or (inner `None`)
 /// gives up the flow.
 #[inline(always)]
@@ -143,11 +153,11 @@ fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
     let originator = entry.status.load() & status::ORIGINATOR != 0;
     let entered = if originator { at.iface.side } else { entry.partner_side() };
     // On an interface that serves both sides the first packet's address decided; it has not changed.
-    if at.control.firewall & switch::RULES != 0 {
-        if tables.judged().stands & Judged::GOES_ON == 0 {
-            return Some(Some(Verdict::Next(P::FIREWALL)));
-        }
-    } else if entered != Side::Both as u8
+    if must_ask(tables, at) {
+        return Some(Some(Verdict::Next(P::FIREWALL)));
+    }
+    if at.control.firewall & switch::RULES == 0
+        && entered != Side::Both as u8
         && firewall::default_action(at.control, entered, false) != RuleAction::Allow as u8
     {
         remove(tables, packet.key(), entry);

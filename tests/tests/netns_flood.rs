@@ -22,7 +22,7 @@ const FLOOD: Duration = Duration::from_secs(3);
 /// Sources of a flood, a packet each: more than any flood here has packets.
 const FLOWS: u32 = 1 << 26;
 
-/// The world may begin connections with 10.0.64.0/18, which the first client routes; that makes it a target.
+/// The world may begin connections with 10.0.64.0/18 and fd00:2::/96, which the first client routes: these are targets.
 const CONFIG: &str = r#"
 [flows]
 max = "64k"
@@ -41,7 +41,7 @@ flows_per_source = 3000
 name = "published"
 action = "allow"
 in = "outside"
-destination = "10.0.64.0/18"
+destination = ["10.0.64.0/18", "fd00:2::/96"]
 "#;
 
 /// A lab under load, and everything that has to live on in it.
@@ -59,13 +59,15 @@ struct Flood {
     name: &'static str,
     /// From the world, or else from the second client.
     outside: bool,
+    /// 4 or 6.
+    family: u32,
     /// SYNs, or else datagrams.
     syn: bool,
     /// Its sources: the first two bytes of many, or one.
     sources: ([u8; 4], bool),
     /// Whom it is sent to: from here on.
     targets: [u8; 4],
-    /// Reasons that its packets may be refused for, and each of which some are.
+    /// Reasons that its packets may be refused for.
     reasons: &'static [&'static str],
     /// Which rule decides about it.
     rule: &'static str,
@@ -75,10 +77,11 @@ struct Flood {
     arrives: bool,
 }
 
-const FLOODS: [Flood; 6] = [
+const FLOODS: [Flood; 7] = [
     Flood {
         name: "SYNs from the world that no rule allows",
         outside: true,
+        family: 4,
         syn: true,
         sources: ([45, 0, 0, 0], false),
         targets: [10, 0, 128, 1],
@@ -90,6 +93,7 @@ const FLOODS: [Flood; 6] = [
     Flood {
         name: "SYNs from the world to what is published",
         outside: true,
+        family: 4,
         syn: true,
         sources: ([45, 0, 0, 0], false),
         targets: [10, 0, 64, 1],
@@ -101,6 +105,7 @@ const FLOODS: [Flood; 6] = [
     Flood {
         name: "datagrams from the world to what is published",
         outside: true,
+        family: 4,
         syn: false,
         sources: ([46, 0, 0, 0], false),
         targets: [10, 0, 64, 1],
@@ -110,8 +115,21 @@ const FLOODS: [Flood; 6] = [
         arrives: true,
     },
     Flood {
+        name: "IPv6 datagrams from the world to what is published",
+        outside: true,
+        family: 6,
+        syn: false,
+        sources: ([48, 0, 0, 0], false),
+        targets: [10, 0, 64, 1],
+        reasons: &["unanswered_limit", "source_flows", "source_rate"],
+        rule: "published",
+        others: 0,
+        arrives: true,
+    },
+    Flood {
         name: "SYNs from one source in the world",
         outside: true,
+        family: 4,
         syn: true,
         sources: ([47, 1, 2, 3], true),
         targets: [10, 0, 64, 1],
@@ -123,6 +141,7 @@ const FLOODS: [Flood; 6] = [
     Flood {
         name: "SYNs from one client",
         outside: false,
+        family: 4,
         syn: true,
         sources: ([10, 0, 2, 10], true),
         targets: [198, 18, 0, 1],
@@ -134,6 +153,7 @@ const FLOODS: [Flood; 6] = [
     Flood {
         name: "datagrams from inside, from invented sources",
         outside: false,
+        family: 4,
         syn: false,
         sources: ([10, 99, 0, 0], false),
         targets: [198, 18, 0, 1],
@@ -158,11 +178,13 @@ impl Siege {
         let lab = Lab::with_config(Options { clients: 2, ..Options::default() }, CONFIG)?;
         lab.net.appliance.ip("route add 10.0.64.0/18 via 10.0.1.10")?;
         lab.net.world.ip("route add 10.0.64.0/18 via 198.51.100.10")?;
+        lab.net.appliance.ip("-6 route add fd00:2::/96 via 2001:db8:1::10")?;
         let server = SocketAddr::new(lab.server(Family::V4), 7);
         let echo = echo(&lab.net.server, server.port())?;
         // Neighbours are known before anything has to wait for them.
         for client in &lab.net.clients {
             client.run("ping", "-c 1 -W 2 -q 203.0.113.10")?;
+            client.run("ping", "-c 1 -W 2 -q 2001:db8:3::10")?;
         }
         let mut load = Load::open()?;
         let ends = [(Slot::Client, &lab.net.clients[0], "eth0"), (Slot::Server, &lab.net.world, "app")];
@@ -189,7 +211,7 @@ impl Siege {
         load.configure(&LoadConfig {
             flows: FLOWS,
             step: 1,
-            family: 4,
+            family: flood.family,
             directions: 1,
             stamp_mask: u32::MAX,
             one_host,
@@ -200,8 +222,9 @@ impl Siege {
             ..LoadConfig::default()
         })?;
         from.enter(|| load.lead(Slot::Client, if_nametoindex(name)?))?;
+        let frame_bytes = if flood.family == 6 { 78 } else { 60 };
         let before = Figures::read(lab, flood)?;
-        let said = load.while_generating(0, 60, || {
+        let said = load.while_generating(0, frame_bytes, || {
             lab.client().run("iperf3", &format!("-c 203.0.113.10 -t {} -J", FLOOD.as_secs()))
         });
         let sent_bytes = received(&said.context("iperf3 broke")?)?;
