@@ -1,10 +1,10 @@
 //! Connection state: what a packet changes in both entries of its connection, and how long a state may stay idle.
 //!
 //! State is a set of bits that only ever get added (`abi::status`), equal in both entries, except when a new connection
-//! takes over the tuple of a closing one. An entry's `watch` byte names the TCP flags that would add something; all other
+//! takes over the tuple of a closing one, and when who is said to have reset a connection goes on with it. An entry's `watch` byte names the TCP flags that would add something; all other
 //! packets never come here. RFC 6146 §3.5.2 and RFC 7857 §2 for TCP; AWS's ENI timers for the rest.
 
-use crate::abi::{FlowEntry, FlowKey, Ticks, status};
+use crate::abi::{Birth, FlowEntry, FlowKey, Ticks, status};
 use crate::tables::FlowTable;
 use crate::wire::protocol;
 use crate::wire::tcp_flags::{ACK, FIN, RST, SYN};
@@ -134,9 +134,12 @@ pub(crate) fn note<K: FlowKey, T: FlowTable<K>>(
         note_other(key.protocol(), entry, partner);
     } else if signal & (SYN | ACK | RST) == SYN && State::of(protocol::TCP, bits) == State::Closing {
         reopen(entry, partner);
-        for key in [key, &key.partner(entry)] {
+        for (key, is_own) in [(key, true), (&key.partner(entry), false)] {
             if let Some(birth) = tables.birth(key) {
                 birth.since.store(now);
+                if !is_own {
+                    birth.forget_place();
+                }
             }
         }
     } else {
@@ -164,6 +167,14 @@ fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8) {
     let mut add = 0;
     if signal & RST != 0 {
         add |= status::RESET;
+        // What its sender says after that will be watched.
+        entry.status.or(u32::from(ACK));
+    } else if is_taken_back(bits, signal) {
+        entry.status.and(!status::RESET);
+        partner.status.and(!status::RESET);
+        if !originator || bits & status::ESTABLISHED != 0 {
+            entry.status.and(!u32::from(ACK));
+        }
     }
     if signal & FIN != 0 {
         add |= if originator { status::FIN_ORIGINATOR } else { status::FIN_RESPONDER };
@@ -181,6 +192,22 @@ fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8) {
     }
     entry.status.or(add | u32::from(signal) << status::FLAGS_SHIFT);
     partner.status.or(add);
+}
+
+/// Whether a packet shows that the reset before it was not of its sender, who goes on with the connection (RFC 6146
+/// §3.5.2.2, state TRANS; RFC 7857 §2.2). What the other end says shows nothing: it may have been on its way.
+#[inline(always)]
+fn is_taken_back(bits: u32, signal: u8) -> bool {
+    let by_this_end = bits >> status::FLAGS_SHIFT & u32::from(RST) != 0;
+    by_this_end && bits & status::RESET != 0 && signal & (RST | SYN | ACK) == ACK
+}
+
+/// Whether this TCP packet says where its direction stands in the sequence space: the first one does, and each SYN until
+/// there is a connection.
+#[inline(always)]
+pub(crate) fn is_placing(birth: &Birth, entry: &FlowEntry, signal: u8) -> bool {
+    let is_open = matches!(State::of(protocol::TCP, entry.status.load()), State::Established | State::HalfClosed);
+    signal & RST == 0 && (!birth.is_placed() || (signal & SYN != 0 && !is_open))
 }
 
 /// Whether this packet would turn a closing connection round: a SYN from the responder, which is the first packet of a
@@ -214,7 +241,7 @@ fn reopen(entry: &FlowEntry, partner: &FlowEntry) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::{Birth, FlowKey4, SharedU32, Side};
+    use crate::abi::{FlowKey4, SharedU32, Side};
     use crate::sim::Sim;
     use State::{Closing, Established, HalfClosed, Opening, Unreplied};
 
@@ -299,6 +326,16 @@ mod tests {
         tcp().hears(RST | ACK, Closing);
         open().says(RST, Closing);
         open().hears(RST, Closing).hears(FIN, Closing);
+    }
+
+    #[test]
+    fn who_goes_on_after_its_reset_has_not_sent_it() {
+        open().hears(RST, Closing).says(ACK, Closing).hears(ACK, Established).says(ACK, Established);
+        open().says(RST | ACK, Closing).hears(ACK, Closing).says(ACK, Established).says(RST, Closing);
+        open().hears(RST, Closing).hears(FIN | ACK, HalfClosed).says(FIN | ACK, Closing).hears(ACK, Closing);
+        tcp().hears(RST, Closing).hears(SYN | ACK, Closing).says(ACK, Closing).hears(ACK, Established);
+        let again = open().hears(RST, Closing).hears(ACK, Established);
+        assert_eq!(again.bits(again.key.reversed(Side::Outside as u8)) & status::WATCH, u32::from(SYN | FIN | RST));
     }
 
     #[test]

@@ -15,7 +15,9 @@
 mod classify;
 mod question;
 
-use crate::abi::firewall::{COUNTER_INSIDE, COUNTER_OUTSIDE, OUT_HOST, OUT_UNSERVED, RuleAction, rule, switch};
+use crate::abi::firewall::{
+    COUNTER_INSIDE, COUNTER_OUTSIDE, OUT_HOST, OUT_UNSERVED, RuleAction, RuleEvent, rule, switch,
+};
 use crate::abi::{Control, Family, FlowEntry, FlowKey, Side, status};
 use crate::answer::{Problem, ask};
 use crate::conntrack::is_turned;
@@ -225,10 +227,7 @@ pub(crate) fn find<T: Tables>(tables: &T, at: &Arrival<'_>, stages: &Stages, is_
             reason = Drop::Bogon;
         }
     }
-    // A flow has been counted when it began, and the host's default is no rule.
-    if purpose != Asked::GOES_ON && (word != NO_RULE || purpose != Asked::FOR_HOST) {
-        tables.count_rule(counter, asked.bytes, at.now);
-    }
+    note(tables, at, &asked, (word, counter, action), is_ipv4);
     let judged = tables.judged();
     if action != RuleAction::Allow as u8 {
         tables.set_judged(Judged { stands: 0, action, reason, rule: counter, ..judged });
@@ -246,6 +245,34 @@ pub(crate) fn find<T: Tables>(tables: &T, at: &Arrival<'_>, stages: &Stages, is_
             tables.set_judged(Judged { stands: Judged::BEGINS, rule: counter, ..judged });
             Verdict::Next(stages.new)
         }
+    }
+}
+
+/// Counts what was decided, and has it logged where the rule says so.
+#[inline(always)]
+fn note<T: Tables>(
+    tables: &T,
+    at: &Arrival<'_>,
+    asked: &Asked,
+    (word, counter, action): (u64, u16, u8),
+    is_ipv4: bool,
+) {
+    let purpose = asked.purpose;
+    let is_allowed = action == RuleAction::Allow as u8;
+    // A packet that waits for a neighbour is sent again by the controller: then it begins its flow.
+    if is_allowed && purpose == Asked::BEGINS && tables.judged().route.fate == Fate::NoNeighbour {
+        return;
+    }
+    let begins = purpose != Asked::GOES_ON;
+    // A flow has been counted when it began, and the host's default is no rule.
+    if begins && (word != NO_RULE || purpose != Asked::FOR_HOST) {
+        tables.count_rule(counter, asked.bytes, at.now);
+    }
+    if word != NO_RULE && word & rule::LOG != 0 && (begins || !is_allowed) {
+        let Asked { source, destination, service, origin, way, bytes, .. } = *asked;
+        let family = if is_ipv4 { 4 } else { 6 };
+        let event = RuleEvent { source, destination, service, origin, way, bytes, counter, action, family };
+        tables.log_rule(&event, at.now, at.control);
     }
 }
 

@@ -4,7 +4,7 @@ mod v4;
 mod v6;
 
 use crate::abi::firewall::{RuleAction, switch};
-use crate::abi::{Birth, FlowEntry, FlowKey, SharedU16, SharedU32, Side, Ticks, status};
+use crate::abi::{Birth, FlowEntry, FlowKey, SharedU32, Side, Ticks, status};
 use crate::answer::{Problem, ask};
 use crate::conntrack::{self, Change};
 use crate::firewall::{self, Ends, Filtered};
@@ -12,9 +12,11 @@ use crate::frame::Frame;
 use crate::limits;
 use crate::rewrite;
 use crate::route::{Arrival, Path, Way, way_out};
+use crate::sequence;
 use crate::tables::{Answer, FlowTable, Judged, Refused, Route, Tables};
 use crate::verdict::{Drop, Pass, Stage, Verdict};
-use crate::wire::Fragment;
+use crate::wire::tcp_flags::{RST, SYN};
+use crate::wire::{Fragment, protocol};
 
 /// What flow logic needs to know of a packet, whatever its family.
 pub(crate) trait Packet: Filtered {
@@ -35,6 +37,8 @@ pub(crate) trait Packet: Filtered {
     fn total(&self) -> u32;
     /// TCP flags that state looks at, or `status::SIGNAL`.
     fn signal(&self) -> u8;
+    /// TCP sequence number.
+    fn sequence(&self) -> u32;
     /// Place in its datagram.
     fn fragment(&self) -> Fragment;
     /// Routers may fragment it.
@@ -62,9 +66,19 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     packet: &P,
     entry: &FlowEntry,
 ) -> Option<Verdict> {
-    if entry.epoch.load() != at.control.epoch as u16
-        && let Some(end) = refresh(tables, at, packet, entry)
-    {
+    let is_old = entry.epoch.load() != at.control.epoch as u16;
+    let is_tcp = packet.key().protocol() == protocol::TCP && packet.fragment() != Fragment::Later;
+    // Where rules have to be asked first, this packet comes again.
+    let comes_again = is_old && must_ask::<P::Key, T>(tables, at, entry);
+    let birth = if !comes_again && (is_old || (is_tcp && packet.signal() & (SYN | RST) != 0)) {
+        FlowTable::<P::Key>::birth(tables, packet.key())
+    } else {
+        None
+    };
+    if is_tcp && packet.signal() & RST != 0 && is_invented(packet, entry, birth) {
+        return Some(Verdict::Drop(Drop::ResetWindow));
+    }
+    if is_old && let Some(end) = refresh(tables, at, packet, (entry, birth)) {
         return end;
     }
     if firewall::has_impossible_flags(packet) {
@@ -82,6 +96,12 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     {
         return Some(end);
     }
+    if let Some(birth) = birth
+        && is_tcp
+        && conntrack::is_placing(birth, entry, packet.signal())
+    {
+        sequence::remember::<P::Key>(birth, entry, packet.sequence());
+    }
     let before = entry.status.load();
     if conntrack::note(tables, packet.key(), entry, packet.signal(), at.now) == Change::Orphaned {
         tables.remove_flow(packet.key());
@@ -92,6 +112,12 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
         packet.remember(tables, at.now);
     }
     Some(rewrite::forward(frame, tables, at, packet, entry))
+}
+
+/// Whether a reset is not of who it says. Where nothing is known it is believed.
+#[inline(always)]
+fn is_invented<P: Packet>(packet: &P, entry: &FlowEntry, birth: Option<&Birth>) -> bool {
+    birth.is_some_and(|birth| !sequence::may_reset::<P::Key>(birth, entry, packet.sequence()))
 }
 
 /// Whether a responder may begin a closing connection anew. `Some` ends the packet, or has the firewall asked.
@@ -109,22 +135,34 @@ fn too_big<P: Packet, T: Tables>(tables: &T, packet: &P, mtu: u16) -> Verdict {
     ask(tables, packet, Problem::TooBig(mtu), reason)
 }
 
+/// The stage `Firewall` has to say whether the packet's flow may go on, and has not been asked yet.
+#[inline(always)]
+fn must_ask<K: FlowKey, T: Tables>(tables: &T, at: &Arrival<'_>, entry: &FlowEntry) -> bool {
+    let has_to_look = firewall::has_to_look(at, entered_by(at, entry), K::FAMILY);
+    (at.control.firewall & switch::RULES != 0 || has_to_look) && tables.judged().stands & Judged::GOES_ON == 0
+}
+
+/// `Side` of the interface that the flow's first packet came by.
+#[inline(always)]
+fn entered_by(at: &Arrival<'_>, entry: &FlowEntry) -> u8 {
+    if entry.status.load() & status::ORIGINATOR != 0 { at.iface.side } else { entry.partner_side() }
+}
+
 /// Routes or policy moved since the flow was last looked at: asks both again. `Some` ends the packet, or (inner `None`)
 /// gives up the flow.
 #[inline(always)]
-pub(crate) fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
+fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
     tables: &T,
     at: &Arrival<'_>,
     packet: &P,
-    entry: &FlowEntry,
+    (entry, birth): (&FlowEntry, Option<&Birth>),
 ) -> Option<Option<Verdict>> {
-    let originator = entry.status.load() & status::ORIGINATOR != 0;
-    let entered = if originator { at.iface.side } else { entry.partner_side() };
-    if at.control.firewall & switch::RULES != 0 || firewall::has_to_look(at, entered, P::Key::FAMILY) {
-        if tables.judged().stands & Judged::GOES_ON == 0 {
-            return Some(Some(Verdict::Next(P::FIREWALL)));
-        }
-    } else if entered != Side::Both as u8
+    let entered = entered_by(at, entry);
+    if must_ask::<P::Key, T>(tables, at, entry) {
+        return Some(Some(Verdict::Next(P::FIREWALL)));
+    }
+    if at.control.firewall & switch::RULES == 0
+        && entered != Side::Both as u8
         && firewall::default_action(at.control, entered, false) != RuleAction::Allow as u8
     {
         remove(tables, packet.key(), entry);
@@ -134,8 +172,8 @@ pub(crate) fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
         Ok(way) if way.side == entry.partner_side() => {
             entry.next_hop.store(way.hop.pack());
             entry.mtu.store(way.mtu);
-            if let Some(birth) = FlowTable::<P::Key>::birth(tables, packet.key()) {
-                birth.ingress.store(u16::from(at.iface.slot) + 1);
+            if let Some(birth) = birth {
+                birth.set_ingress(at.iface.slot);
             }
             entry.epoch.store(at.control.epoch as u16);
             None
@@ -239,8 +277,7 @@ fn with_partner(bits: u32, side: u8) -> u32 {
 /// How a flow's entries come to be.
 #[inline(always)]
 fn birth(at: &Arrival<'_>) -> Birth {
-    let ingress = SharedU16::new(u16::from(at.iface.slot) + 1);
-    Birth { since: SharedU32::new(at.now), rule: SharedU16::new(at.rule), ingress }
+    Birth::new(at.now, at.rule, at.iface.slot)
 }
 
 /// The responder's way back is not known yet: an epoch that never is makes its first packet ask.

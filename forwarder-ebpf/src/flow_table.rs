@@ -199,7 +199,7 @@ fn claim<'s, K: FlowKey, S: Slots<K>>(slots: &'s S, place: &Place, birth: &Birth
             let own = slots.birth(index)?;
             own.since.store(birth.since.load());
             own.rule.store(birth.rule.load());
-            own.ingress.store(birth.ingress.load());
+            own.arrival.store(birth.arrival.load());
             return Some(slot);
         }
         slot.let_pass();

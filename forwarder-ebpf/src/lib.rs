@@ -60,6 +60,7 @@ mod related;
 mod reset;
 mod rewrite;
 mod route;
+mod sequence;
 
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

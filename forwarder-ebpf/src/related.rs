@@ -5,7 +5,9 @@
 //! direction the error travels. Checksums are changed in place: an error that was wrong stays wrong, and its receiver
 //! drops it (RFC 5508 REQ-3 asks the NAT to; the effect is the same).
 
-use crate::abi::{FlowEntry, FlowKey4, FlowKey6};
+use crate::abi::firewall::{RuleAction, switch};
+use crate::abi::{FlowEntry, FlowKey, FlowKey4, FlowKey6, Side, status};
+use crate::firewall::default_action;
 use crate::flow::{Packet, without_flow};
 use crate::frame::Frame;
 use crate::nat;
@@ -70,7 +72,7 @@ pub(crate) fn related4<F: Frame, T: Tables>(frame: &mut F, tables: &T, at: &Arri
     let Some(entry) = FlowTable::<FlowKey4>::flow(tables, &quoted.key) else {
         return without_flow(tables, at, packet, Drop::IcmpUnrelated);
     };
-    if let Some(end) = leave(tables, at, packet, entry) {
+    if let Some(end) = leave(tables, at, packet, (&quoted.key, entry)) {
         return end;
     }
     if nat::is_translated(entry) {
@@ -84,15 +86,37 @@ pub(crate) fn related4<F: Frame, T: Tables>(frame: &mut F, tables: &T, at: &Arri
     rewrite::send(frame, tables, entry)
 }
 
+/// Whether a flow whose epoch is over in this direction may go on. Rules are not asked about an error: they were, about the
+/// packet that it quotes, if that passed since. Else the error is from before; the next packet draws another.
+#[inline(always)]
+fn is_still_allowed<K: FlowKey, T: Tables + FlowTable<K>>(
+    tables: &T,
+    at: &Arrival<'_>,
+    key: &K,
+    entry: &FlowEntry,
+) -> bool {
+    if at.control.firewall & switch::RULES != 0 {
+        let quoted = tables.flow(&key.partner(entry));
+        return quoted.is_some_and(|quoted| quoted.epoch.load() == at.control.epoch as u16);
+    }
+    let originator = entry.status.load() & status::ORIGINATOR != 0;
+    let entered = if originator { at.iface.side } else { entry.partner_side() };
+    // On an interface that serves both sides the first packet's address decided; it has not changed.
+    entered == Side::Both as u8 || default_action(at.control, entered, false) == RuleAction::Allow as u8
+}
+
 /// Checks that hold for both families before an error leaves with its flow. `Some` ends it.
 #[inline(always)]
 fn leave<P: Packet, T: Tables + FlowTable<P::Key>>(
     tables: &T,
     at: &Arrival<'_>,
     packet: &P,
-    entry: &FlowEntry,
+    (key, entry): (&P::Key, &FlowEntry),
 ) -> Option<Verdict> {
     if entry.epoch.load() != at.control.epoch as u16 {
+        if !is_still_allowed(tables, at, key, entry) {
+            return Some(Verdict::Drop(Drop::IcmpUnrelated));
+        }
         match way_out(tables, at, packet, Some(entry)) {
             Ok(way) if way.side == entry.partner_side() => {
                 entry.next_hop.store(way.hop.pack());
@@ -243,7 +267,7 @@ pub(crate) fn related6<F: Frame, T: Tables>(frame: &mut F, tables: &T, at: &Arri
     let Some(entry) = FlowTable::<FlowKey6>::flow(tables, &key) else {
         return without_flow(tables, at, packet, Drop::IcmpUnrelated);
     };
-    if let Some(end) = leave(tables, at, packet, entry) {
+    if let Some(end) = leave(tables, at, packet, (&key, entry)) {
         return end;
     }
     if !packet.write(frame) {

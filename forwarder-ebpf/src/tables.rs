@@ -1,6 +1,6 @@
 //! What the core asks of its surroundings: maps, routes, random numbers. Two bodies: `bpf` and `sim`.
 
-use crate::abi::firewall::{Line, SourceCell, Unanswered};
+use crate::abi::firewall::{Line, RuleEvent, SourceCell, Unanswered};
 use crate::abi::{Birth, Control, FlowEntry, FlowKey4, FlowKey6, IfaceConfig, NatRule, Ticks};
 use crate::abi::{FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
 use crate::verdict::Drop;
@@ -260,6 +260,9 @@ pub trait Tables:
 
     /// Counts a packet of `bytes` that a rule decided about.
     fn count_rule(&self, counter: u16, bytes: u32, now: Ticks);
+
+    /// Has the controller log what a rule decided, unless that is too much.
+    fn log_rule(&self, event: &RuleEvent, now: Ticks, control: &Control);
 
     /// Hands on what the firewall decided.
     fn set_judged(&self, judged: Judged);

@@ -77,6 +77,7 @@ reasons! {
     SourceRate "source_rate" "its source opens more flows a second than it may"
     SourceFlows "source_flows" "its source has more flows than it may"
     TcpFlags "tcp_flags" "TCP flags that no connection needs, such as SYN with FIN, or none at all"
+    ResetWindow "reset_window" "a TCP reset whose sequence number is far from all that its sender has sent"
 }
 
 const _: () = assert!(Pass::ALL.len() as u32 <= FIRST_DROP - FIRST_PASS);

@@ -10,12 +10,13 @@
 //! | `GET /rules` | a list of `firewall::report::RuleReport` |
 //! | `GET /sets` | a list of `SetReport` |
 //! | `GET /sets/NAME` | its ranges, one a line |
-//! | `POST /sets/NAME/add`, `remove`, `replace` | with ranges, one a line; answered as `/reload` |
+//! | `POST /sets/NAME/add`, `remove`, `replace`, `reset` | with ranges, one a line; answered as `/reload` |
 //! | `POST /explain` | with a `firewall::explain::Question`: a `firewall::explain::Explanation` |
 //! | `POST /reload` | `{"done": "…"}`, or 422 and why not |
 
 use crate::controller::{Done, Order, SetChange};
 use crate::firewall::explain::{Ground, Question};
+use crate::firewall::live_sets::Difference;
 use crate::firewall::ranges::Addresses;
 use crate::firewall::report::RuleReport;
 use crate::flows::filter::Filter;
@@ -69,6 +70,10 @@ pub struct SetReport {
     pub name: String,
     /// Ranges that do not touch.
     pub ranges: usize,
+    /// Of them, those that were added live.
+    pub added: usize,
+    /// Configured ranges that were removed live.
+    pub removed: usize,
 }
 
 /// Opens the socket, for root alone.
@@ -131,8 +136,12 @@ async fn reload(State(live): State<Arc<Live>>) -> Response {
 }
 
 async fn sets(State(live): State<Arc<Live>>) -> Json<Vec<SetReport>> {
-    let report = |(name, addresses): &(String, Addresses)| SetReport { name: name.clone(), ranges: addresses.ranges() };
-    Json(live.rules().sets.iter().map(report).collect())
+    let rules = live.rules();
+    let report = |(name, addresses): &(String, Addresses)| {
+        let Difference { added, removed } = rules.set_changes.get(name).copied().unwrap_or_default();
+        SetReport { name: name.clone(), ranges: addresses.ranges(), added, removed }
+    };
+    Json(rules.sets.iter().map(report).collect())
 }
 
 async fn set(State(live): State<Arc<Live>>, UrlPath(name): UrlPath<String>) -> Response {

@@ -80,12 +80,20 @@ pub enum Sets {
         #[command(flatten)]
         output: Output,
     },
-    /// These come in, at once and until the next reload
+    /// These come in: at once, until the set's text in the configuration changes, a reset or a stop
     Add(ChangeSet),
     /// These go out
     Remove(ChangeSet),
     /// It has these and no others
     Replace(ChangeSet),
+    /// It is as configured again
+    Reset {
+        /// Which set
+        name: String,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 /// Which set, and by what it changes.

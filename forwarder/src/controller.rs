@@ -23,6 +23,7 @@ use crate::datapath::{DatapathError, HeldFrames, PacketSocket, wait_for_programs
 use crate::error::one_line;
 use crate::firewall::compile::CompileError;
 use crate::firewall::ledger::Ledger;
+use crate::firewall::live_sets::LiveSets;
 use crate::host::{HostChanges, HostError, HostEvent, Netlink, PortSet};
 use crate::live::Live;
 use crate::plan::{self, FirewallPlan, NatPlan, Plan, PlanError};
@@ -79,6 +80,7 @@ pub struct Controller {
     path: Option<PathBuf>,
     firewall: Option<FirewallPlan>,
     ledger: Ledger,
+    live_sets: LiveSets,
     netlink: Netlink,
     changes: HostChanges,
     control: Control,
@@ -99,12 +101,15 @@ impl Controller {
     /// When the datapath cannot be read, or there is no packet socket.
     pub fn new(
         live: Arc<Live>,
-        (config, path): (Config, Option<PathBuf>),
-        ledger: Ledger,
+        (mut config, path): (Config, Option<PathBuf>),
+        (ledger, mut live_sets): (Ledger, LiveSets),
         netlink: Netlink,
         changes: HostChanges,
     ) -> Result<Self, ControllerError> {
         let control = live.datapath().read_control()?;
+        for notice in live_sets.apply(&mut config.firewall.sets) {
+            tracing::info!("{notice}");
+        }
         let socket = PacketSocket::open()?;
         let pick_up = config.flows.pick_up_tcp == PickUpTcp::AfterStart && !live.datapath().is_adopted();
         let answers = Budget::new(config.icmp.errors_per_second_per_cpu, Instant::now());
@@ -115,6 +120,7 @@ impl Controller {
             path,
             firewall: None,
             ledger,
+            live_sets,
             netlink,
             changes,
             control,

@@ -246,6 +246,7 @@ impl Plan {
             unanswered_most: self.unanswered_most(),
             source_new_per_second: self.firewall.limits.new_per_second_per_source.unwrap_or(0),
             source_flows: self.firewall.limits.flows_per_source.unwrap_or(0),
+            rule_logs_per_second: self.firewall.logs_per_second_per_cpu,
             sample_mask: self.measure.time_one_in.map_or(u32::MAX, |one_in| one_in - 1),
             ..Control::default()
         }

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::controller::{Controller, ControllerError, Order};
 use crate::datapath::{Datapath, HeldFrames, LoadOptions};
 use crate::error::one_line;
-use crate::firewall::ledger::Ledger;
+use crate::firewall::{self, ledger::Ledger, live_sets::LiveSets};
 use crate::flowlog::{FlowLogs, Home};
 use crate::host::{self, Bpffs, HostChanges, Lock, Netlink};
 use crate::live::Live;
@@ -103,19 +103,25 @@ async fn start(instance: &str, (config, path): (Config, Option<PathBuf>), ground
     let sizes = plan::plan(&config, &netlink.facts().await?)?.sizes;
     let datapath = load(instance, sizes)?;
     let held = datapath.take_held_frames()?;
+    let rule_events = datapath.take_rule_events()?;
     let (requests, sweeps) = crossbeam::channel::bounded(16);
     let (orders, ordered) = tokio::sync::mpsc::channel(16);
     let home = Home { instance, directory: ground.state.directory(), adopted: datapath.is_adopted() };
     let (flow_logs, feed) = FlowLogs::open(&config.flow_logs, home)?;
     let live = Arc::new(Live::new(instance, datapath, config.timeouts.clone(), (requests, flow_logs), orders));
     let ledger = Ledger::open(ground.state.file(StateDirectory::RULES));
-    let mut controller = Controller::new(live.clone(), (config, path), ledger, netlink, changes)?;
+    let (live_sets, lost) = LiveSets::open(ground.state.file(StateDirectory::SETS));
+    if let Some(lost) = lost {
+        tracing::warn!("{lost}");
+    }
+    let mut controller = Controller::new(live.clone(), (config, path), (ledger, live_sets), netlink, changes)?;
     match begin(&mut controller, &ground.state).await {
         Ok(listener) => {
             // Another version's flow tables are nobody's any more, and large.
             live.datapath().remove_maps(false)?;
             sweeper::start(live.clone(), sweeps, feed).context("cannot start the sweeper")?;
             tokio::spawn(learn_identity(live.clone()));
+            tokio::spawn(firewall::log::run(live.clone(), rule_events));
             Ok(Instance { live, controller, held, orders: ordered, listener })
         }
         // A datapath that an earlier controller left goes on forwarding: what is wrong is this start.

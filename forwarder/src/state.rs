@@ -37,6 +37,8 @@ impl StateDirectory {
     pub const SOCKET: &'static str = "control.sock";
     /// Name of the file in it that remembers which firewall rule has which counter.
     pub const RULES: &'static str = "rules.json";
+    /// Name of the file in it that remembers how sets were changed.
+    pub const SETS: &'static str = "sets.json";
     /// Name of the file in it that remembers the host's sysctls.
     pub const SYSCTLS: &'static str = "sysctls.json";
 

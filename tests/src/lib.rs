@@ -143,6 +143,16 @@ impl EchoConnection {
         Ok(())
     }
 
+    /// Ends the connection by a reset.
+    ///
+    /// # Errors
+    /// When the socket does not take that.
+    pub fn abort(self) -> Result<()> {
+        let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        nix::sys::socket::setsockopt(&self.stream, nix::sys::socket::sockopt::Linger, &linger)
+            .context("cannot have the connection end by a reset")
+    }
+
     /// The own end of the connection.
     ///
     /// # Errors

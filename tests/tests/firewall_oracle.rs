@@ -3,7 +3,8 @@
 
 use forwarder::firewall::compile::{Matcher, compile};
 use forwarder::firewall::ranges::{Addresses, LAST4, LAST6, Ranges};
-use forwarder_ebpf::abi::firewall::{origin_key, service_key, way_key};
+use forwarder::firewall::shadow;
+use forwarder_ebpf::abi::firewall::{origin_key, rule, service_key, way_key};
 use forwarder_ebpf::sim::Sim;
 use forwarder_ebpf::tables::Asked;
 use proptest::prelude::*;
@@ -149,6 +150,117 @@ fn compiled_rules_say_what_the_rules_say() {
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Small worlds: every number of a field is one of five, so all packets that rules tell apart can be tried. Rules look at
+/// one field or two, mostly at the same in both families, or hardly one would be hidden by several others.
+fn small() -> impl Strategy<Value = Vec<Matcher>> {
+    let all = || [(0, 4)].into_iter().collect::<Ranges>();
+    let some = || {
+        proptest::collection::vec((0u128..5, 0u128..4), 0..4).prop_map(|ranges| {
+            ranges.into_iter().map(|(first, more)| (first, (first + more).min(4))).collect::<Ranges>()
+        })
+    };
+    let looks = proptest::collection::vec((prop_oneof![3 => Just(0), 1 => 0usize..7], some()), 1..3);
+    let matcher = looks.prop_map(move |looks| {
+        let mut matcher = Matcher {
+            sources: Addresses { v4: all(), v6: all() },
+            destinations: Addresses { v4: all(), v6: all() },
+            services: all(),
+            origins: all(),
+            ways: all(),
+            word: 0,
+        };
+        for (field, ranges) in looks {
+            match field {
+                0 => matcher.sources = Addresses { v4: ranges.clone(), v6: ranges },
+                1 => matcher.destinations = Addresses { v4: ranges.clone(), v6: ranges },
+                2 => matcher.services = ranges,
+                3 => matcher.origins = ranges,
+                4 => matcher.ways = ranges,
+                5 => matcher.sources.v4 = ranges,
+                _ => matcher.destinations.v6 = ranges,
+            }
+        }
+        matcher
+    });
+    proptest::collection::vec(matcher, 1..12)
+}
+
+/// A rule is said to be hidden when no packet gets to it, and by rules that take every packet that fits it.
+#[test]
+fn hidden_rules_are_those_that_no_packet_meets() {
+    let mut runner = TestRunner::new(Config { cases: 300, ..Config::default() });
+    let together = std::cell::Cell::new(0);
+    runner
+        .run(&small(), |mut matchers| {
+            let counters: Vec<u16> = (0..).take(matchers.len()).collect();
+            for (matcher, counter) in matchers.iter_mut().zip(&counters) {
+                matcher.word = u64::from(*counter) << rule::COUNTER_SHIFT;
+            }
+            let policy = compile(&matchers, ROOM).expect("it is small");
+            let hidden = shadow::hidden(&matchers, &policy.lines, &counters);
+            let mut met = vec![false; matchers.len()];
+            for (packet, is_ipv4) in (0..5u128.pow(5)).flat_map(|number| [(number, true), (number, false)]) {
+                let packet = [0, 1, 2, 3, 4].map(|field| number_at(packet, field));
+                let fits = |at: usize| {
+                    fields(&matchers[at], is_ipv4).iter().zip(&packet).all(|(field, at)| field.contains(*at))
+                };
+                let Some(first) = (0..matchers.len()).find(|at| fits(*at)) else { continue };
+                met[first] = true;
+                for (at, by) in hidden.iter().enumerate().filter(|(at, _)| fits(*at)) {
+                    let taken = by.as_ref().is_none_or(|by| by.iter().any(|earlier| *earlier < at && fits(*earlier)));
+                    prop_assert!(taken, "{at} is said to be hidden by {by:?}: {packet:?}");
+                }
+            }
+            together.set(together.get() + hidden.iter().flatten().filter(|by| by.len() > 1).count());
+            for (at, by) in hidden.iter().enumerate() {
+                prop_assert_eq!(by.is_some(), !met[at], "{}: {:?}", at, by);
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    assert!(together.get() > 100, "only {} rules were hidden by several", together.get());
+}
+
+/// What the README promises of a set of a million prefixes, which neither touch nor nest: kernel memory, and hidden rules
+/// found in no time.
+#[test]
+fn a_million_prefixes_take_what_is_promised() {
+    const MIB: f64 = 1048576.0;
+    let spread = |at: u128, bits: u32| (at * 2 + 1) << bits;
+    let of = |v4: Ranges, v6: Ranges| {
+        let sources = Addresses { v4, v6 };
+        let (services, ways) = (Ranges::up_to(SERVICES), Ranges::up_to(WAYS));
+        let one = |counter: u64| Matcher {
+            sources: sources.clone(),
+            destinations: Addresses::all(),
+            services: services.clone(),
+            origins: services.clone(),
+            ways: ways.clone(),
+            word: counter << rule::COUNTER_SHIFT,
+        };
+        let matchers = [one(0), one(1)];
+        let policy = compile(&matchers, ROOM).expect("there is room");
+        assert_eq!(shadow::hidden(&matchers, &policy.lines, &[0, 1]), [None, Some(vec![0])]);
+        policy.bytes() as f64 / MIB
+    };
+    let million =
+        |bits: u32, size: u128| (0..1_000_000).map(|at| (spread(at, bits), spread(at, bits) + size)).collect();
+    let figures = [
+        ("IPv4 /32", of(million(10, 0), Ranges::default()), 33.0),
+        ("IPv6 /48", of(Ranges::default(), million(100, (1 << 80) - 1)), 33.0),
+        ("IPv6 /128", of(Ranges::default(), million(100, 0)), 156.0),
+    ];
+    for (what, mib, promised) in figures {
+        println!("a million of {what}: {mib:.1} MiB");
+        assert!(mib <= promised, "a million of {what}: {mib:.1} MiB");
+    }
+}
+
+/// One of five numbers.
+fn number_at(packet: u128, field: u32) -> u128 {
+    packet / 5u128.pow(field) % 5
 }
 
 /// Many rules, so that blocks and groups of rules are passed over: the last of them matches, or none.

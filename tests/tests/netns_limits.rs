@@ -57,6 +57,27 @@ fn a_full_table_refuses_new_flows_and_keeps_the_old() -> Result<()> {
     Ok(())
 }
 
+/// By default a tenth of the table is not for what nobody has answered: the table is never full of it.
+#[test]
+fn unanswered_connections_have_their_share_and_no_more() -> Result<()> {
+    const SHARE: u64 = 1024 * 90 / 100;
+    const ASKED: u16 = 1400;
+    let lab = Lab::with_config(Options::default(), "[flows]\nmax = \"1k\"\n[timeouts]\nudp = \"350s\"\n")?;
+    let _tcp = serve::tcp_echo(&lab.net.server, &[7], 2)?;
+    lab.net.world.ip("route add blackhole 203.0.113.99/32")?;
+    let mut stream = EchoConnection::open(lab.client(), SocketAddr::new(lab.server(Family::V4), 7))?;
+    lab.client().enter(|| {
+        for own in 0..ASKED {
+            UdpSocket::bind(("0.0.0.0", 2000 + own))?.send_to(b"anybody?", "203.0.113.99:9")?;
+        }
+        Ok(())
+    })?;
+    let drops = lab.appliance.status()?.drops()?;
+    let refused = drops.get("unanswered_limit").copied().unwrap_or(0);
+    ensure!(refused == u64::from(ASKED) - SHARE && drops.len() == 1, "{drops:?}");
+    stream.ping().context("the established connection was a victim")
+}
+
 /// Connections that nobody has answered make room within seconds, long before their timeout of half a minute.
 #[test]
 fn a_full_table_gives_up_what_nobody_answered() -> Result<()> {

@@ -139,6 +139,8 @@ impl Lab {
             interval_ns: 0,
             one_host: 0,
             reflect: 0,
+            syn: 0,
+            zero: 0,
             clients: [10, 64, 0, 0],
             servers: [198, 18, 0, 1],
             public: [10, 2, 0, 1],

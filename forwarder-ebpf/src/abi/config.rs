@@ -76,6 +76,8 @@ pub struct Control {
     pub source_new_per_second: u32,
     /// Flows that one source may have at once; 0: any number.
     pub source_flows: u32,
+    /// What rules decide that each CPU may have logged in one second.
+    pub rule_logs_per_second: u32,
 }
 
 /// What a source NAT rule does.
@@ -109,5 +111,5 @@ pub struct NatRule {
 }
 
 const _: () = assert!(size_of::<IfaceConfig>() == 32);
-const _: () = assert!(size_of::<Control>() == 96);
+const _: () = assert!(size_of::<Control>() == 100);
 const _: () = assert!(size_of::<NatRule>() == 24);

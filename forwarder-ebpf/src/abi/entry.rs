@@ -1,6 +1,6 @@
 //! The flow entry: what is known of one direction of a flow. What the bits of `status` mean over time is `conntrack`'s.
 
-use super::{FlowKey4, SharedU16, SharedU32, SharedU64};
+use super::{FlowKey4, SharedU16, SharedU32, SharedU64, Ticks};
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
 /// One direction of a flow: the rewrite, the way out and the counters. With an IPv4 key it is one cache line, and that line
@@ -93,13 +93,66 @@ pub struct Birth {
     pub since: SharedU32,
     /// Firewall rule that admitted the flow, 0 for the default of its side.
     pub rule: SharedU16,
-    /// Slot of the interface that its packets come by, as of the last time that they asked for their way; one more than it,
-    /// because 0 is for a direction that has had no packet.
-    pub ingress: SharedU16,
+    /// Where its packets come from: see the functions below.
+    pub arrival: SharedU16,
+}
+
+/// Bits of `Birth::arrival`: a slot, one more than it.
+const SLOT: u16 = 0x3f;
+/// Bits of `Birth::arrival`: the rest says where the direction stands in TCP's sequence space, if this is set.
+const PLACED: u16 = 1 << 6;
+/// Where that stands; nine bits.
+const PLACE_SHIFT: u32 = 7;
+
+impl Birth {
+    /// One that begins: by the interface with this slot.
+    #[inline(always)]
+    pub fn new(since: Ticks, rule: u16, slot: u8) -> Self {
+        let arrival = SharedU16::new((u16::from(slot) + 1) & SLOT);
+        Self { since: SharedU32::new(since), rule: SharedU16::new(rule), arrival }
+    }
+
+    /// Slot of the interface that its packets come by, as of the last time that they asked for their way. `None` for a
+    /// direction that has had no packet.
+    #[inline(always)]
+    pub fn ingress(&self) -> Option<u8> {
+        (self.arrival.load() & SLOT).checked_sub(1).map(|slot| slot as u8)
+    }
+
+    /// Its packets come by the interface with this slot.
+    #[inline(always)]
+    pub fn set_ingress(&self, slot: u8) {
+        self.arrival.store(self.arrival.load() & !SLOT | (u16::from(slot) + 1) & SLOT);
+    }
+
+    /// Whether it is known where the direction stands in TCP's sequence space.
+    #[inline(always)]
+    pub fn is_placed(&self) -> bool {
+        self.arrival.load() & PLACED != 0
+    }
+
+    /// Where that is, as `sequence` means it.
+    #[inline(always)]
+    pub fn place(&self) -> u16 {
+        self.arrival.load() >> PLACE_SHIFT
+    }
+
+    /// Says where it stands; of `place` nine bits count.
+    #[inline(always)]
+    pub fn set_place(&self, place: u16) {
+        self.arrival.store(self.arrival.load() & SLOT | PLACED | place << PLACE_SHIFT);
+    }
+
+    /// Where it stands is not known any more.
+    #[inline(always)]
+    pub fn forget_place(&self) {
+        self.arrival.store(self.arrival.load() & SLOT);
+    }
 }
 
 const _: () = assert!(size_of::<FlowEntry>() == 48);
 const _: () = assert!(size_of::<Birth>() == 8);
+const _: () = assert!(super::MAX_IFACES < SLOT as u32);
 
 /// Where packets of a flow leave: egress interface and the next hop's link-layer address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

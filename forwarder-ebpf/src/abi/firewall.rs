@@ -18,7 +18,7 @@
 //! and depth `d` has `ceil(n / 8^(d - l))` nodes on level `l`; the classes stand behind the last level. Of an IPv6 address
 //! the tree holds the upper half; where the lower half matters the class is another tree.
 
-use super::{SharedU32, SharedU64};
+use super::{SharedU32, SharedU64, Ticks};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Words of a line.
@@ -104,6 +104,18 @@ pub const OUT_UNSERVED: u8 = 62;
 /// `out` of a packet for the host itself.
 pub const OUT_HOST: u8 = 63;
 
+/// The slot that a way enters by.
+#[inline(always)]
+pub const fn way_in(way: u64) -> u8 {
+    (way >> 8) as u8 & 31
+}
+
+/// The slot that a way leaves by, or `OUT_*`.
+#[inline(always)]
+pub const fn way_out(way: u64) -> u8 {
+    (way >> 1) as u8 & 63
+}
+
 /// Number of a way: slot and side that it enters by, slot that it leaves by (or `OUT_*`), translated or not.
 #[inline(always)]
 pub const fn way_key(slot: u8, from_outside: bool, out: u8, translated: bool) -> u64 {
@@ -169,6 +181,63 @@ pub struct RuleCounter {
     pub zero: u32,
 }
 
+/// Something that a rule with `log = true` decided, as the controller reads it from `RULE_LOG`. Addresses and numbers are
+/// those that the rule saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct RuleEvent {
+    /// Source address, upper half first; an IPv4 address is the lower half.
+    pub source: [u64; 2],
+    /// Destination address.
+    pub destination: [u64; 2],
+    /// See `service_key`.
+    pub service: u64,
+    /// See `origin_key`.
+    pub origin: u64,
+    /// See `way_key`.
+    pub way: u64,
+    /// IP packet, bytes.
+    pub bytes: u32,
+    /// Counter of the rule.
+    pub counter: u16,
+    /// What it says: a `RuleAction`.
+    pub action: u8,
+    /// 4 or 6.
+    pub family: u8,
+}
+
+/// What one CPU may still log, and what it did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct RuleLogBudget {
+    /// Events that were suppressed: beyond the budget, or because the ring was full.
+    pub suppressed: u64,
+    /// When the current second began, ticks.
+    pub since: u32,
+    /// Events that may still be logged in it.
+    pub left: u32,
+}
+
+impl RuleLogBudget {
+    /// Takes one event from a budget of `per_second`; false when it is used up, and counted as suppressed.
+    #[inline(always)]
+    pub fn take(&mut self, now: Ticks, per_second: u32, ticks_per_second: u32) -> bool {
+        if now.wrapping_sub(self.since) >= ticks_per_second || self.left > per_second {
+            self.since = now;
+            self.left = per_second;
+        }
+        if self.left == 0 {
+            self.suppressed += 1;
+            return false;
+        }
+        self.left -= 1;
+        true
+    }
+}
+
+/// Bytes of the ring of rule events: some 3,000.
+pub const RULE_LOG_BYTES: u32 = 1 << 18;
+
 /// Flows of one side that have not been answered yet are `opened - replied`, less what user space knows to be past.
 #[derive(Clone, Debug, Default, FromBytes, IntoBytes, KnownLayout)]
 #[repr(C, align(8))]
@@ -205,6 +274,7 @@ pub struct SourceCell {
 
 const _: () = assert!(size_of::<Line>() == 64);
 const _: () = assert!(size_of::<RuleCounter>() == 24);
+const _: () = assert!(size_of::<RuleEvent>() == 64);
 const _: () = assert!(SOURCE_CELLS == 1 << (64 - 49));
 const _: () = assert!(MAX_RULES == 16_384);
 const _: () = assert!(super::MAX_IFACES <= OUT_UNSERVED as u32);

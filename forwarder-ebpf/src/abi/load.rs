@@ -67,6 +67,10 @@ pub struct LoadConfig {
     pub one_host: u32,
     /// 1: the sink sends forward packets back as backward ones.
     pub reflect: u32,
+    /// 1: TCP SYNs instead of UDP; IPv4, forward, and the sink only counts them.
+    pub syn: u32,
+    /// Zero.
+    pub zero: u32,
     /// First client, a multiple of 2^16; or the client.
     pub clients: [u8; 4],
     /// First server, or the server.
@@ -120,7 +124,7 @@ pub struct LoadArrived {
 }
 
 const _: () = assert!(size_of::<LoadStation>() == 12);
-const _: () = assert!(size_of::<LoadConfig>() == 112);
+const _: () = assert!(size_of::<LoadConfig>() == 120);
 const _: () = assert!(size_of::<LoadStream>() == 24);
 const _: () = assert!(size_of::<LoadArrived>() == 64);
 

@@ -130,6 +130,10 @@ pub mod names {
     pub const SOURCES: &str = "SOURCES";
     /// Cell to how many of its flows have ended.
     pub const SOURCES_PAST: &str = "SOURCES_PAST";
+    /// What rules decided that are to be logged, towards the controller: `firewall::RuleEvent`.
+    pub const RULE_LOG: &str = "RULE_LOG";
+    /// Per CPU: `firewall::RuleLogBudget`.
+    pub const RULE_LOG_BUDGET: &str = "RULE_LOG_BUDGET";
     /// Per CPU and rule: `firewall::RuleCounter`.
     pub const FIREWALL_COUNTERS: &str = "FIREWALL_COUNTERS";
 }

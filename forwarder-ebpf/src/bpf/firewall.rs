@@ -4,9 +4,10 @@
 use crate::maps::scratch;
 use aya_ebpf::btf_maps::{Array as BtfArray, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, PerCpuArray};
-use forwarder_ebpf::abi::Ticks;
+use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
 use forwarder_ebpf::abi::firewall::{Line, MAX_RULE_COUNTERS, RuleCounter, SOURCE_CELLS, SourceCell, Unanswered};
+use forwarder_ebpf::abi::firewall::{RULE_LOG_BYTES, RuleEvent, RuleLogBudget};
+use forwarder_ebpf::abi::{Control, Ticks};
 use forwarder_ebpf::tables::{Asked, Judged, Lines};
 
 /// Policies differ in length (`BPF_F_INNER_MAP`, linux/bpf.h, kernel 5.10).
@@ -20,6 +21,10 @@ static FIREWALL: ArrayOfMaps<PolicyMap, 1> = ArrayOfMaps::new();
 static FIREWALL_COUNTERS: PerCpuArray<RuleCounter> = PerCpuArray::with_max_entries(MAX_RULE_COUNTERS, 0);
 #[map]
 static FIREWALL_ASKED: PerCpuArray<Asked> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static RULE_LOG: RingBuf = RingBuf::with_byte_size(RULE_LOG_BYTES, 0);
+#[map]
+static RULE_LOG_BUDGET: PerCpuArray<RuleLogBudget> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static UNANSWERED: Array<Unanswered> = Array::with_max_entries(8, 0);
 #[map]
@@ -87,6 +92,19 @@ pub fn count_rule(counter: u16, bytes: u32, now: Ticks) {
         (*counter).hits += 1;
         (*counter).bytes += u64::from(bytes);
         (*counter).last_hit = now;
+    }
+}
+
+/// Has the controller log what a rule decided.
+#[inline(always)]
+pub fn log_rule(event: &RuleEvent, now: Ticks, control: &Control) {
+    let Some(budget) = RULE_LOG_BUDGET.get_ptr_mut(0) else { return };
+    // SAFETY: the pointer is to this CPU's copy of the value, which no other program uses before this one ends.
+    let budget = unsafe { &mut *budget };
+    if budget.take(now, control.rule_logs_per_second, control.ticks_per_second)
+        && RULE_LOG.output::<RuleEvent>(event, 0).is_err()
+    {
+        budget.suppressed += 1;
     }
 }
 

@@ -11,7 +11,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, bpf_fib_lookup as FibParams, x
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
-use forwarder_ebpf::abi::firewall::{SourceCell, Unanswered};
+use forwarder_ebpf::abi::firewall::{RuleEvent, SourceCell, Unanswered};
 use forwarder_ebpf::abi::{
     Birth, Control, Counter, DWELL_BUCKETS, FlowEntry, FlowKey, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6,
     FragmentOwner4, FragmentOwner6, HELD_FRAME_BYTES, HELD_RING_BYTES, HeldFrame, IfaceConfig, MAX_FRAGMENT_TRAINS,
@@ -344,6 +344,11 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn count_rule(&self, counter: u16, bytes: u32, now: Ticks) {
         firewall::count_rule(counter, bytes, now);
+    }
+
+    #[inline(always)]
+    fn log_rule(&self, event: &RuleEvent, now: Ticks, control: &Control) {
+        firewall::log_rule(event, now, control);
     }
 
     #[inline(always)]

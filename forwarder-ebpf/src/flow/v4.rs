@@ -8,10 +8,11 @@ use crate::fragment;
 use crate::frame::Frame;
 use crate::nat::{self, Source};
 use crate::route::{Arrival, Way};
+use crate::sequence;
 use crate::tables::{Answer, FlowTable, Refused, Route, RouteQuery, Tables};
 use crate::verdict::{Drop, Stage, Verdict};
 use crate::wire::ipv4::Packet4;
-use crate::wire::{Fragment, Transport};
+use crate::wire::{Fragment, Transport, protocol};
 
 impl Packet for Packet4 {
     type Key = FlowKey4;
@@ -37,6 +38,11 @@ impl Packet for Packet4 {
     #[inline(always)]
     fn signal(&self) -> u8 {
         self.signal
+    }
+
+    #[inline(always)]
+    fn sequence(&self) -> u32 {
+        self.sequence
     }
 
     #[inline(always)]
@@ -136,6 +142,9 @@ impl Packet4 {
             Err(refused) => return Err(refused),
         }
 
+        if self.key.protocol == protocol::TCP {
+            sequence::remember::<FlowKey4>(&birth, &entry, self.sequence);
+        }
         entry.status.store(with_partner(bits.0 | out, way.side));
         set_way(&entry, at, Some(way));
         entry.leave_as(&answer.reversed(0));

@@ -7,6 +7,7 @@ use crate::conntrack;
 use crate::fragment;
 use crate::frame::Frame;
 use crate::route::{Arrival, Way};
+use crate::sequence;
 use crate::tables::{Answer, FlowTable, Refused, Route, RouteQuery, Tables};
 use crate::verdict::{Drop, Stage, Verdict};
 use crate::wire::ipv6::Packet6;
@@ -36,6 +37,11 @@ impl Packet for Packet6 {
     #[inline(always)]
     fn signal(&self) -> u8 {
         self.signal
+    }
+
+    #[inline(always)]
+    fn sequence(&self) -> u32 {
+        self.sequence
     }
 
     #[inline(always)]
@@ -105,6 +111,9 @@ impl Packet6 {
             Ok(()) => {}
             Err(Refused::Exists) if FlowTable::<FlowKey6>::flow(tables, &self.key).is_some() => return Ok(()),
             Err(refused) => return Err(refused),
+        }
+        if self.key.protocol == protocol::TCP {
+            sequence::remember::<FlowKey6>(&birth, &entry, self.sequence);
         }
         entry.status.store(with_partner(bits.0, way.side));
         set_way(&entry, at, Some(way));

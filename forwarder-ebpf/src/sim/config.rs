@@ -50,6 +50,7 @@ impl Sim {
             held: RefCell::default(),
             policy: None,
             rules: RefCell::default(),
+            rule_log: RefCell::default(),
             unanswered: Default::default(),
             sources: (0..SOURCE_CELLS).map(|_| SourceCell::default()).collect(),
             state: State::default(),

@@ -1,7 +1,7 @@
 //! The firewall's policy and counters of a `Sim`.
 
 use super::Sim;
-use crate::abi::firewall::{Line, MAX_RULE_COUNTERS, RuleCounter};
+use crate::abi::firewall::{Line, MAX_RULE_COUNTERS, RuleCounter, RuleEvent};
 use crate::tables::{Asked, Lines};
 use std::rc::Rc;
 use std::vec::Vec;
@@ -28,6 +28,11 @@ impl Sim {
         let mut counters = self.rules.borrow().clone();
         counters.resize(MAX_RULE_COUNTERS as usize, RuleCounter::default());
         counters
+    }
+
+    /// What rules decided that are to be logged, and how much of it was too much.
+    pub fn take_rule_log(&self) -> (Vec<RuleEvent>, u64) {
+        (self.rule_log.take(), self.state.log_budget.get().suppressed)
     }
 
     pub(super) fn count(&self, counter: u16, bytes: u32, now: u32) {

@@ -27,7 +27,7 @@ mod tables;
 pub use flows::Flows;
 pub use frame::Buffer;
 
-use crate::abi::firewall::{Line, RuleCounter, SourceCell, Unanswered};
+use crate::abi::firewall::{Line, RuleCounter, RuleEvent, RuleLogBudget, SourceCell, Unanswered};
 use crate::abi::{Control, Counter, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
 use crate::abi::{IfaceConfig, NatRule, Ticks, counter_index};
 use crate::frame::Frame;
@@ -68,6 +68,7 @@ pub struct Sim {
     held: RefCell<Vec<Held>>,
     policy: Option<Rc<[Line]>>,
     rules: RefCell<Vec<RuleCounter>>,
+    rule_log: RefCell<Vec<RuleEvent>>,
     unanswered: [Unanswered; 8],
     sources: Vec<SourceCell>,
     state: State,
@@ -78,6 +79,7 @@ struct State {
     answer: Cell<Option<Answer>>,
     judged: Cell<Judged>,
     asked: RefCell<Option<Rc<Asked>>>,
+    log_budget: Cell<RuleLogBudget>,
     tokens: Cell<u32>,
     tokens_since: Cell<Ticks>,
     seed: Cell<u32>,
@@ -93,6 +95,7 @@ impl Default for State {
             answer: Cell::new(None),
             judged: Cell::new(Judged::NOT),
             asked: RefCell::new(None),
+            log_budget: Cell::default(),
             tokens: Cell::new(0),
             tokens_since: Cell::new(0),
             seed: Cell::new(1),

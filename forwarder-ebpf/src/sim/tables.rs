@@ -1,7 +1,7 @@
 //! `Tables` over the fields of a `Sim`.
 
 use super::Sim;
-use crate::abi::firewall::{Line, SourceCell, Unanswered};
+use crate::abi::firewall::{Line, RuleEvent, SourceCell, Unanswered};
 use crate::abi::{
     Birth, Control, FlowEntry, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6,
 };
@@ -81,6 +81,7 @@ impl Tables for Sim {
             fragment: Fragment::Whole,
             transport: Transport::Opaque,
             signal: 0,
+            sequence: 0,
             l4: 0,
         }))
     }
@@ -95,6 +96,7 @@ impl Tables for Sim {
             fragment: Fragment::Whole,
             transport: Transport::Opaque,
             signal: 0,
+            sequence: 0,
             icmp_type: 0,
             l4: 0,
         }))
@@ -179,6 +181,14 @@ impl Tables for Sim {
 
     fn count_rule(&self, counter: u16, bytes: u32, now: Ticks) {
         self.count(counter, bytes, now);
+    }
+
+    fn log_rule(&self, event: &RuleEvent, now: Ticks, control: &Control) {
+        let mut budget = self.state.log_budget.get();
+        if budget.take(now, control.rule_logs_per_second, control.ticks_per_second) {
+            self.rule_log.borrow_mut().push(*event);
+        }
+        self.state.log_budget.set(budget);
     }
 
     fn set_judged(&self, judged: Judged) {

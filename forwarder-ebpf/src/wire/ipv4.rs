@@ -39,6 +39,8 @@ pub struct Packet4 {
     pub transport: Transport,
     /// TCP flags that state looks at, or `status::SIGNAL`.
     pub signal: u8,
+    /// TCP sequence number; 0 for all other protocols.
+    pub sequence: u32,
     /// Offset of the transport header; in a byte, so that the verifier knows a bound when it is read back from memory.
     pub(crate) l4: u8,
 }
@@ -57,10 +59,11 @@ pub fn parse_plain<F: Frame>(frame: &mut F, side: u8) -> Option<Packet4> {
     let protocol = header[23];
     let (addresses, ports) = (u64::from_ne_bytes(take(header, 26)?), u32::from_ne_bytes(take(header, 34)?));
     let (ttl, tos, id) = (header[22], header[15], take(header, 18)?);
-    let (transport, signal) = match protocol {
-        protocol::UDP if total as usize >= HEADER + 8 => (Transport::Udp, status::SIGNAL),
+    let (transport, signal, sequence) = match protocol {
+        protocol::UDP if total as usize >= HEADER + 8 => (Transport::Udp, status::SIGNAL, 0),
         protocol::TCP if total as usize >= HEADER + 20 => {
-            (Transport::Tcp, frame.at::<{ ETHERNET + HEADER + 20 }>(0)?[47] & tcp_flags::TRACKED)
+            let header = frame.at::<{ ETHERNET + HEADER + 20 }>(0)?;
+            (Transport::Tcp, header[47] & tcp_flags::TRACKED, u32::from_be_bytes(take(header, 38)?))
         }
         _ => return None,
     };
@@ -75,6 +78,7 @@ pub fn parse_plain<F: Frame>(frame: &mut F, side: u8) -> Option<Packet4> {
         fragment: Fragment::Whole,
         transport,
         signal,
+        sequence,
         l4: (ETHERNET + HEADER) as u8,
     })
 }
@@ -117,6 +121,7 @@ pub fn parse<F: Frame>(frame: &mut F, side: u8) -> Option<Packet4> {
         fragment,
         transport: Transport::Opaque,
         signal: status::SIGNAL,
+        sequence: 0,
         l4: (ETHERNET + header_bytes) as u8,
     };
     if fragment == Fragment::Later {
@@ -139,6 +144,7 @@ fn parse_transport<F: Frame>(frame: &mut F, packet: &mut Packet4, available: usi
             packet.key.source_port = take(tcp, 0)?;
             packet.key.destination_port = take(tcp, 2)?;
             packet.signal = tcp[13] & tcp_flags::TRACKED;
+            packet.sequence = u32::from_be_bytes(take(tcp, 4)?);
             packet.transport = Transport::Tcp;
         }
         protocol::UDP => {

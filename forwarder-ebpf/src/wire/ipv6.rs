@@ -33,6 +33,8 @@ pub struct Packet6 {
     pub transport: Transport,
     /// TCP flags that state looks at, or `status::SIGNAL`.
     pub signal: u8,
+    /// TCP sequence number; 0 for all other protocols.
+    pub sequence: u32,
     /// ICMPv6 type, where it is ICMPv6.
     pub icmp_type: u8,
     /// Offset of the transport header in the frame.
@@ -67,6 +69,7 @@ fn parse_fixed<F: Frame>(frame: &mut F, side: u8) -> Option<Packet6> {
         fragment: Fragment::Whole,
         transport: Transport::Opaque,
         signal: status::SIGNAL,
+        sequence: 0,
         icmp_type: 0,
         l4: ETHERNET + HEADER,
     })
@@ -84,9 +87,12 @@ pub fn parse_plain<F: Frame>(frame: &mut F, side: u8) -> Option<Packet6> {
     }
     let (protocol, hop_limit, tos) = (header[20], header[21], (header[14] << 4) | (header[15] >> 4));
     let (addresses, ports) = (addresses(header)?, u32::from_ne_bytes(take(header, L4)?));
-    let (transport, signal) = match protocol {
-        protocol::UDP if payload >= 8 => (Transport::Udp, status::SIGNAL),
-        protocol::TCP if payload >= 20 => (Transport::Tcp, frame.at::<{ L4 + 20 }>(0)?[L4 + 13] & tcp_flags::TRACKED),
+    let (transport, signal, sequence) = match protocol {
+        protocol::UDP if payload >= 8 => (Transport::Udp, status::SIGNAL, 0),
+        protocol::TCP if payload >= 20 => {
+            let header = frame.at::<{ L4 + 20 }>(0)?;
+            (Transport::Tcp, header[L4 + 13] & tcp_flags::TRACKED, u32::from_be_bytes(take(header, L4 + 4)?))
+        }
         _ => return None,
     };
     Some(Packet6 {
@@ -99,6 +105,7 @@ pub fn parse_plain<F: Frame>(frame: &mut F, side: u8) -> Option<Packet6> {
         fragment: Fragment::Whole,
         transport,
         signal,
+        sequence,
         icmp_type: 0,
         l4: L4,
     })
@@ -187,6 +194,7 @@ fn parse_transport<F: Frame>(frame: &mut F, packet: &mut Packet6) -> bool {
             let Some(tcp) = frame.at::<20>(packet.l4) else { return false };
             take_ports(tcp, &mut packet.key);
             packet.signal = tcp[13] & tcp_flags::TRACKED;
+            packet.sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
             packet.transport = Transport::Tcp;
             packet.l4 + 20 <= end
         }

@@ -52,6 +52,10 @@ pub async fn sets(instance: &str, arguments: &Sets) -> Result<()> {
         Sets::Add(change) => change_set(instance, "add", change).await,
         Sets::Remove(change) => change_set(instance, "remove", change).await,
         Sets::Replace(change) => change_set(instance, "replace", change).await,
+        Sets::Reset { name, output } => {
+            let report: Report = ask(&socket(instance), Method::POST, &format!("/sets/{name}/reset")).await?;
+            print_done(&report, *output)
+        }
     }
 }
 
@@ -61,7 +65,11 @@ async fn list(instance: &str, output: Output) -> Result<()> {
         return print_json(&sets);
     }
     let mut out = stdout().lock();
-    sets.iter().try_for_each(|set| writeln!(out, "{:>10}  {}", set.ranges, set.name)).context("cannot write the sets")
+    let line = |set: &SetReport| match (set.added, set.removed) {
+        (0, 0) => format!("{:>10}  {}", set.ranges, set.name),
+        (added, removed) => format!("{:>10}  {}  -- live: +{added} -{removed}", set.ranges, set.name),
+    };
+    sets.iter().try_for_each(|set| writeln!(out, "{}", line(set))).context("cannot write the sets")
 }
 
 async fn show(instance: &str, name: &str, output: Output) -> Result<()> {

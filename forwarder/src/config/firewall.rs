@@ -12,11 +12,13 @@ use super::document::Section;
 use super::error::Result;
 use std::ops::RangeInclusive;
 
-pub(super) const KEYS: &[&str] = &["default", "set", "rule", "host", "limits", "max_memory"];
+pub(super) const KEYS: &[&str] = &["default", "set", "rule", "host", "limits", "max_memory", "logs_per_second_per_cpu"];
 const LIMITS_KEYS: &[&str] = &["unanswered_percent", "new_per_second_per_source", "flows_per_source"];
 const DEFAULT_KEYS: &[&str] = &["inside", "outside"];
 /// What rules may take of the kernel's memory, bytes.
 const MEMORY: RangeInclusive<u32> = 64 << 10..=1 << 30;
+/// Lines of rules that are logged, a second and CPU.
+const LOGS: RangeInclusive<u32> = 0..=100_000;
 
 /// What becomes of a new flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,6 +95,8 @@ pub struct Firewall {
     pub limits: Limits,
     /// Memory that compiled rules may take in the kernel, bytes; twice as much for a moment when they change.
     pub max_memory: u32,
+    /// Lines that rules with `log = true` may write in one second, of each CPU.
+    pub logs_per_second_per_cpu: u32,
 }
 
 impl Default for Firewall {
@@ -105,6 +109,8 @@ impl Default for Firewall {
             limits: Limits::default(),
             // A million IPv4 prefixes that do not touch take 36 MiB.
             max_memory: 64 << 20,
+            // Of a scan enough to recognise it, and no disk is full by tomorrow.
+            logs_per_second_per_cpu: 100,
         }
     }
 }
@@ -123,6 +129,9 @@ impl Firewall {
         firewall.limits = section.section("limits", LIMITS_KEYS, read_limits)?;
         if let Some(field) = section.take("max_memory") {
             firewall.max_memory = field.size(&MEMORY)?;
+        }
+        if let Some(field) = section.take("logs_per_second_per_cpu") {
+            firewall.logs_per_second_per_cpu = field.size(&LOGS)?;
         }
         Ok(firewall)
     }

@@ -25,18 +25,17 @@ impl Controller {
                 let (rules, bytes) = (planned.rules.len(), compiled.bytes());
                 tracing::info!("{rules} firewall rules, {bytes} bytes, in {} ms", begun.elapsed().as_millis());
             }
-            let mut in_force = InForce::new(planned, &assigned.counters);
+            let in_force = InForce::new(planned, &assigned.counters, compiled);
             self.ledger.keep(assigned);
             let saved = self.ledger.save();
             self.log_failure("write down which rule has which counter", saved);
-            in_force.bytes = compiled.bytes();
-            in_force.lines = compiled.lines.into();
             *self.live.rules() = in_force;
             self.firewall = Some(planned.clone());
         }
         let default = plan.firewall.default;
         let sets = plan.firewall.sets.iter().map(|set| (set.name.clone(), set.addresses.clone())).collect();
         self.live.rules().sets = sets;
+        self.live.rules().set_changes = self.live_sets.differences();
         self.live.rules().defaults = [default.inside, default.outside].map(|action| action.name().to_owned());
         Ok(())
     }

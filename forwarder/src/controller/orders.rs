@@ -46,16 +46,20 @@ impl Controller {
     }
 
     async fn try_reload(&mut self) -> Done {
-        let config = config::read(self.path.as_deref()).map_err(|error| one_line(&error))?;
+        let mut config = config::read(self.path.as_deref()).map_err(|error| one_line(&error))?;
+        let live_sets = self.live_sets.clone();
+        let notices = self.live_sets.apply(&mut config.firewall.sets);
         let flows = (config.flows.max, config.flows.max_ipv6);
         let keeps_size = flows != (self.config.flows.max, self.config.flows.max_ipv6);
         let keeps_logs = config.flow_logs != self.config.flow_logs;
         let before = std::mem::replace(&mut self.config, config);
         if let Err(error) = self.apply().await {
-            self.config = before;
+            (self.config, self.live_sets) = (before, live_sets);
             self.apply_again().await;
             return Err(one_line(&error));
         }
+        self.save_live_sets();
+        notices.iter().for_each(|notice| tracing::info!("{notice}"));
         self.live.set_timeouts(self.config.timeouts.clone());
         self.answers = Budget::new(self.config.icmp.errors_per_second_per_cpu, Instant::now());
         let mut said = format!("reloaded {}", self.config.origin);
@@ -65,6 +69,7 @@ impl Controller {
         if keeps_logs {
             said += "; flow logs go where they went until forwarder starts again";
         }
+        notices.iter().for_each(|notice| said += &format!("; {notice}"));
         Ok(said)
     }
 }

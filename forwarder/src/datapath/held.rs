@@ -1,11 +1,9 @@
 //! Frames that wait for their next hop's link-layer address, as the datapath hands them over.
 
-use super::{Datapath, DatapathError, Result, watch};
-use aya::maps::{MapData, RingBuf};
+use super::ring::Ring;
+use super::{Datapath, Result};
 use forwarder_ebpf::abi::{HELD_FRAME_BYTES, HeldFrame, names};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, OwnedFd};
-use tokio::io::unix::AsyncFd;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// One frame that waits.
@@ -22,16 +20,8 @@ pub struct Held {
 }
 
 /// The ring that they come through.
-pub struct HeldFrames {
-    ring: RingBuf<MapData>,
-    ready: AsyncFd<OwnedFd>,
-}
-
-impl std::fmt::Debug for HeldFrames {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HeldFrames").finish_non_exhaustive()
-    }
-}
+#[derive(Debug)]
+pub struct HeldFrames(Ring);
 
 impl Datapath {
     /// The ring of held frames; there is one reader. To be called on a runtime with I/O.
@@ -39,12 +29,7 @@ impl Datapath {
     /// # Errors
     /// When it was taken before, or cannot be mapped into memory.
     pub fn take_held_frames(&self) -> Result<HeldFrames> {
-        let mut programs = self.programs.lock().expect("no thread panics while it holds the programs");
-        let map = programs.take_map(names::HELD).ok_or(DatapathError::Missing(names::HELD))?;
-        let ring = RingBuf::try_from(map).map_err(|source| DatapathError::Load(Box::new(source)))?;
-        let failed = |source| DatapathError::map("wait for", names::HELD, source);
-        let ready = watch(ring.as_fd().try_clone_to_owned().map_err(failed)?).map_err(failed)?;
-        Ok(HeldFrames { ring, ready })
+        Ring::take(self, names::HELD).map(HeldFrames)
     }
 }
 
@@ -54,25 +39,7 @@ impl HeldFrames {
     /// # Errors
     /// When the ring cannot be waited for.
     pub async fn next_frame(&mut self) -> Result<Held> {
-        loop {
-            if let Some(held) = self.poll_frame() {
-                return Ok(held);
-            }
-            let failed = |source| DatapathError::map("wait for", names::HELD, source);
-            let mut guard = self.ready.readable().await.map_err(failed)?;
-            // Before the ring is looked at again: a frame that comes in between makes it ready anew.
-            guard.clear_ready();
-        }
-    }
-
-    fn poll_frame(&mut self) -> Option<Held> {
-        loop {
-            let item = self.ring.next()?;
-            // A record of another size can only be another version's, from before a restart.
-            if let Some(held) = parse(&item) {
-                return Some(held);
-            }
-        }
+        self.0.next(parse).await
     }
 }
 

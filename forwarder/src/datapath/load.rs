@@ -20,7 +20,7 @@ use zerocopy::IntoBytes;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/datapath.o"));
 
 /// Moves when a map's layout or meaning does, so that an older datapath's flows are not misread.
-const ABI: u32 = 3;
+const ABI: u32 = 4;
 
 /// Programs beside the stages.
 pub(super) const ENTER: &str = "enter";
@@ -121,6 +121,7 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
         sources_past: descriptor(&programs, names::SOURCES_PAST)?,
         policy: descriptor(&programs, names::FIREWALL)?,
         rule_counters: PerCpu::new(names::FIREWALL_COUNTERS, descriptor(&programs, names::FIREWALL_COUNTERS)?, cpus)?,
+        rule_log_budget: PerCpu::new(names::RULE_LOG_BUDGET, descriptor(&programs, names::RULE_LOG_BUDGET)?, cpus)?,
         dwell: PerCpu::new(names::DWELL, descriptor(&programs, names::DWELL)?, cpus)?,
         refused: super::RefusedTables {
             refusing: table(&programs, names::REFUSING)?,
@@ -137,7 +138,7 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
 }
 
 /// What a controller that starts again takes over.
-const PINNED: [&str; 30] = [
+const PINNED: [&str; 32] = [
     names::FLOWS4,
     names::FLOWS6,
     names::BIRTHS4,
@@ -164,6 +165,8 @@ const PINNED: [&str; 30] = [
     names::SOURCES,
     names::SOURCES_PAST,
     names::FIREWALL_COUNTERS,
+    names::RULE_LOG,
+    names::RULE_LOG_BUDGET,
     names::REFUSING,
     names::REFUSED4,
     names::REFUSED6,

@@ -21,6 +21,8 @@ mod load;
 mod mapping;
 mod packet_socket;
 mod refused;
+mod ring;
+mod rule_log;
 mod run;
 mod sys;
 mod table;
@@ -33,12 +35,13 @@ pub use held::{Held, HeldFrames};
 pub use load::LoadOptions;
 pub use packet_socket::PacketSocket;
 pub use refused::RefusedTables;
+pub use rule_log::RuleEvents;
 pub use run::{Action, Ran};
 pub use table::{Element, PerCpu, Table, Value};
 pub use watch::watch;
 
 use aya::Ebpf;
-use forwarder_ebpf::abi::firewall::{RuleCounter, SourceCell, Unanswered};
+use forwarder_ebpf::abi::firewall::{RuleCounter, RuleLogBudget, SourceCell, Unanswered};
 use forwarder_ebpf::abi::{
     Control, Counter, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6, IfaceConfig,
     MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES,
@@ -180,6 +183,7 @@ pub struct Datapath {
     sources: Table<u32, SourceCell>,
     sources_past: OwnedFd,
     rule_counters: PerCpu<RuleCounter>,
+    rule_log_budget: PerCpu<RuleLogBudget>,
 }
 
 impl Datapath {

@@ -3,7 +3,9 @@
 pub mod compile;
 pub mod explain;
 pub mod ledger;
+pub mod live_sets;
 pub mod lockout;
+pub mod log;
 pub mod ranges;
 pub mod report;
 pub mod shadow;

@@ -1,10 +1,13 @@
 //! What `forwarder rules` shows: every rule in its order, what it has met, and what keeps others from it.
 
+use super::compile::Compiled;
+use super::live_sets::Difference;
 use super::ranges::Addresses;
 use crate::plan::{FirewallPlan, PlannedRule};
 use forwarder_ebpf::abi::firewall::{COUNTER_INSIDE, COUNTER_OUTSIDE, Line, RuleCounter};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 /// The rules that are in force, as the loop last applied them.
 #[derive(Clone, Debug, Default)]
@@ -13,12 +16,16 @@ pub struct InForce {
     pub rules: Vec<(PlannedRule, u16)>,
     /// What becomes of flows that no rule matches, inside and outside.
     pub defaults: [String; 2],
-    /// Why a rule is never met, by its place.
-    pub unmet: Vec<Option<String>>,
+    /// The plan that they are of.
+    pub plan: Arc<FirewallPlan>,
+    /// Why a rule is never met, by its place; found when somebody asks.
+    unmet: Arc<OnceLock<Vec<Option<String>>>>,
     /// The compiled policy.
     pub lines: Arc<[Line]>,
     /// Sets of addresses, by name.
     pub sets: Vec<(String, Addresses)>,
+    /// How sets differ from the configuration, by name; those that do.
+    pub set_changes: BTreeMap<String, Difference>,
     /// Memory that the rules take in the kernel, bytes.
     pub bytes: u64,
 }
@@ -43,10 +50,11 @@ pub struct RuleReport {
 }
 
 impl InForce {
-    /// The rules of a plan with their counters.
-    pub fn new(plan: &FirewallPlan, counters: &[u16]) -> Self {
+    /// The rules of a plan with their counters, and as they were compiled.
+    pub fn new(plan: &FirewallPlan, counters: &[u16], compiled: Compiled) -> Self {
         let rules = plan.rules.iter().cloned().zip(counters.iter().copied()).collect();
-        Self { rules, unmet: crate::firewall::shadow::unmet(plan), ..Self::default() }
+        let (bytes, lines) = (compiled.bytes(), compiled.lines.into());
+        Self { rules, plan: Arc::new(plan.clone()), bytes, lines, ..Self::default() }
     }
 
     /// So many counters have to be read.
@@ -55,7 +63,7 @@ impl InForce {
         usize::from(used.max().unwrap_or(COUNTER_OUTSIDE).max(COUNTER_OUTSIDE)) + 1
     }
 
-    /// With what they have met; `now` and HZ are of the clock that counters are stamped by.
+    /// With what they have met, and why not; may take a second or two when the rules are new. `now` and HZ are of the clock that counters are stamped by.
     pub fn report(&self, counters: &[RuleCounter], (now, per_second): (u32, u32)) -> Vec<RuleReport> {
         let count = |counter: u16| counters.get(usize::from(counter)).copied().unwrap_or_default();
         let ago = |counter: &RuleCounter| {
@@ -67,8 +75,12 @@ impl InForce {
             let (hits, bytes, last_hit_seconds) = (counter.hits, counter.bytes, ago(&counter));
             RuleReport { name, rule, host, hits, bytes, last_hit_seconds, unmet }
         };
+        let unmet = self.unmet.get_or_init(|| {
+            let counters: Vec<u16> = self.rules.iter().map(|(_, counter)| *counter).collect();
+            crate::firewall::shadow::unmet_in(&self.plan, &self.lines, &counters)
+        });
         let rules = self.rules.iter().enumerate().map(|(at, (rule, counter))| {
-            let unmet = self.unmet.get(at).cloned().flatten();
+            let unmet = unmet.get(at).cloned().flatten();
             row(rule.name.clone(), rule.text.clone(), rule.for_host, *counter, unmet)
         });
         let defaults = [("default, inside", COUNTER_INSIDE), ("default, outside", COUNTER_OUTSIDE)];

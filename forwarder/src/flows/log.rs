@@ -154,11 +154,11 @@ fn describe<K: Key>(Seen { key, entry, birth, .. }: &Seen<K>, interfaces: &Inter
     let bits = entry.status.load();
     let arrived = tuple(key.ends());
     let translated = bits & (status::SOURCE_NAT | status::DESTINATION_NAT) != 0;
-    let slot = birth.ingress.load();
+    let slot = birth.ingress();
     Window {
         arrived,
         left: if translated { tuple(key.translated(entry)) } else { arrived },
-        ingress: slot.checked_sub(1).map_or(0, |slot| interfaces.number_of_slot(slot as u8)),
+        ingress: slot.map_or(0, |slot| interfaces.number_of_slot(slot)),
         egress: interfaces.number_of(u32::from(NextHop::unpack(entry.next_hop.load()).ifindex)),
         protocol: key.protocol(),
         originator: bits & status::ORIGINATOR != 0,

@@ -351,3 +351,41 @@ fn a_plan_is_json() {
         assert_eq!(at(path), value, "{path}");
     }
 }
+
+#[test]
+fn rules_that_others_hide_are_named_with_them() {
+    let text = r#"
+        [[firewall.rule]]
+        name = "low"
+        action = "allow"
+        protocol = "tcp"
+        destination_ports = ["1-99"]
+        [[firewall.rule]]
+        name = "high"
+        action = "deny"
+        protocol = ["tcp", "udp"]
+        destination_ports = ["100-200"]
+        [[firewall.rule]]
+        name = "between"
+        action = "allow"
+        protocol = "tcp"
+        source = ["10.0.0.0/8"]
+        destination_ports = ["50-150"]
+        [[firewall.rule]]
+        name = "above"
+        action = "allow"
+        protocol = "tcp"
+        destination_ports = ["150-250"]
+        [[firewall.rule]]
+        name = "within"
+        action = "allow"
+        protocol = "udp"
+        destination_ports = ["110-120"]
+    "#;
+    let json = serde_json::to_value(planned(text, &host())).unwrap();
+    let unmet = |at: usize| json.pointer(&format!("/firewall/rules/{at}/unmet")).unwrap().as_str().map(str::to_owned);
+    let expected = [None, None, Some("hidden by `low`, `high` together"), None, Some("hidden by `high`")];
+    for (at, expected) in expected.into_iter().enumerate() {
+        assert_eq!(unmet(at).as_deref(), expected, "rule {at}");
+    }
+}

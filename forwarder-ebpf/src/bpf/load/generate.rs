@@ -1,7 +1,7 @@
 //! The generator: run with live frames, writes all headers of each and sends it. Live frames are recycled and come with what
 //! they were last, so every byte that a device may have changed is written.
 
-use crate::maps::{FRAME4, FRAME6, HOPS, LOAD, OUT, STREAMS, UDP, bytes, slot, word};
+use crate::maps::{FRAME4, FRAME6, HOPS, LOAD, OUT, STREAMS, SYN, TCP, UDP, bytes, slot, word};
 use aya_ebpf::bindings::xdp_action::XDP_DROP;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_xdp_adjust_tail};
 use aya_ebpf::macros::xdp;
@@ -132,18 +132,42 @@ fn write4(frame: &mut [u8; FRAME4], config: &LoadConfig, draft: &Draft, length: 
         _ => (server, config.public),
     };
     let [high, low] = (length - 14).to_be_bytes();
+    let protocol = if config.syn == 0 { UDP } else { TCP };
     let mut sum = 0;
-    for word in [[0x45, 0, high, low], [0, 0, 0x40, 0], [HOPS, UDP, 0, 0], source, destination] {
+    for word in [[0x45, 0, high, low], [0, 0, 0x40, 0], [HOPS, protocol, 0, 0], source, destination] {
         sum = checksum::add(sum, word);
     }
     let [x, y] = checksum::finish(sum);
     frame[14..18].copy_from_slice(&[0x45, 0, high, low]);
     frame[18..22].copy_from_slice(&[0, 0, 0x40, 0]);
-    frame[22..26].copy_from_slice(&[HOPS, UDP, x, y]);
+    frame[22..26].copy_from_slice(&[HOPS, protocol, x, y]);
     frame[26..30].copy_from_slice(&source);
     frame[30..34].copy_from_slice(&destination);
+    if config.syn != 0 {
+        return syn(frame, config, draft, length - 34);
+    }
     // A UDP checksum of 0 stands for one that the NIC has verified.
     transport(frame, config, 34, draft, length - 34);
+}
+
+/// The header of a SYN, and the magic as the data that it should not have. What follows is zeros, which change no sum.
+#[inline(always)]
+fn syn(frame: &mut [u8; FRAME4], config: &LoadConfig, draft: &Draft, length: u16) {
+    let (client, server) = (load_port(draft.flow).to_be_bytes(), config.server_port(draft.flow).to_be_bytes());
+    let [high, low] = length.to_be_bytes();
+    let ports = [client[0], client[1], server[0], server[1]];
+    let (number, window, magic) = (draft.number.to_ne_bytes(), [SYN[0], SYN[1], 0xff, 0xff], LOAD_MAGIC.to_ne_bytes());
+    let mut sum = checksum::add(checksum::add(0, word(frame, 26)), word(frame, 30));
+    for word in [[0, TCP, high, low], ports, number, window, magic] {
+        sum = checksum::add(sum, word);
+    }
+    let [x, y] = checksum::finish(sum);
+    frame[34..38].copy_from_slice(&ports);
+    frame[38..42].copy_from_slice(&number);
+    frame[42..46].copy_from_slice(&[0; 4]);
+    frame[46..50].copy_from_slice(&window);
+    frame[50..54].copy_from_slice(&[x, y, 0, 0]);
+    frame[54..58].copy_from_slice(&magic);
 }
 
 #[inline(always)]

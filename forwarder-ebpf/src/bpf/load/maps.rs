@@ -3,6 +3,7 @@
 //! ```text
 //! IPv4   Ethernet 14, IPv4 20, UDP 8, marks 16, zeros       60 bytes at least
 //! IPv6   Ethernet 14, IPv6 40, UDP 8, marks 16, zeros       78 bytes at least
+//! SYN    Ethernet 14, IPv4 20, TCP 20, magic 4, zeros       60 bytes at least; its number is the sequence number
 //! marks  magic 4, direction << 31 | flow 4, number 4, low half of the clock in ns or 0 4
 //! ```
 
@@ -45,6 +46,10 @@ pub const FRAME4: usize = 14 + 20 + 8 + 16;
 pub const FRAME6: usize = 14 + 40 + 8 + 16;
 /// UDP over IP.
 pub const UDP: u8 = 17;
+/// TCP over IP.
+pub const TCP: u8 = 6;
+/// Offset of data, in the upper half, and flags of a SYN without options, as they stand in a TCP header.
+pub const SYN: [u8; 2] = [0x50, 2];
 /// TTL and hop limit of what is generated.
 pub const HOPS: u8 = 64;
 

@@ -1,7 +1,7 @@
 //! The far end: counts and checks what the generator made, sends echo requests back, leaves the rest to the host. And the
 //! bare redirect between.
 
-use crate::maps::{ARRIVED, FRAME4, FRAME6, HOPS, LOAD, OUT, TRANSIT, UDP, bytes, slot, unmark, word};
+use crate::maps::{ARRIVED, FRAME4, FRAME6, HOPS, LOAD, OUT, SYN, TCP, TRANSIT, UDP, bytes, slot, unmark, word};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::xdp;
@@ -35,6 +35,13 @@ pub fn sink(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn sink4(ctx: &XdpContext, frame: &mut [u8; FRAME4]) -> u32 {
+    if frame[14] == 0x45
+        && frame[23] == TCP
+        && [frame[46], frame[47]] == SYN
+        && word(frame, 54) == LOAD_MAGIC.to_ne_bytes()
+    {
+        return count(ctx, Check::Right, 0, [word(frame, 38), [0; 4]]);
+    }
     if frame[14] != 0x45 || frame[23] != UDP {
         return XDP_PASS;
     }

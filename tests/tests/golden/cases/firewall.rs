@@ -227,6 +227,13 @@ fn judging() -> Vec<Case> {
             .drops(OUT, answer6(), Drop::Policy)
             .passes(OUT, answer(), Pass::Host)
             .drops(IN, out6().udp(4000, 53), Drop::Policy),
+        related("an error about a flow that is no longer allowed passes no more", NOTHING, false),
+        related("an error about a flow that is still allowed passes once its packet has", ONLY_TO_53, true),
+        case("nor does an error about a flow that the default allows no more")
+            .forwards(IN, out().udp(4000, 53), OUT, sent(4000))
+            .control(|control| control.inside_allowed = 0)
+            .drops(OUT, arriving(OUT, SERVER, PUBLIC).unreachable(3, &quoted(&sent(4000), 100)), Drop::IcmpUnrelated)
+            .leaves(&["udp 10.0.1.10:4000 > 203.0.113.10:53 as 198.51.100.1:4000, unreplied, 1+0"]),
         case("fragments get the verdict of their packet")
             .world(rules(ONLY_TO_53))
             .forwards_frame(IN, pieces(1000)[0].clone(), OUT, passed[0].clone())
@@ -259,6 +266,39 @@ fn judging() -> Vec<Case> {
             .drops(IN, out().udp(4001, 53), Drop::SourceFlows)
             .leaves(&["udp 10.0.1.10:4000 > 203.0.113.10:53 as 198.51.100.1:4000, unreplied, 1+0"]),
     ]
+}
+
+/// An error from outside, in both families, before and after the rules became these.
+fn related(sentence: &'static str, rules_then: &'static str, allowed: bool) -> Case {
+    let error = || arriving(OUT, SERVER, PUBLIC).unreachable(3, &quoted(&sent(4000), 100));
+    let told = || leaving(IN, SERVER, CLIENT).unreachable(3, &quoted(&out().ttl(63).udp(4000, 53), 100));
+    let sent6 = || leaving(OUT, CLIENT6, SERVER6).udp(4000, 53);
+    let error6 = || arriving(OUT, SERVER6, CLIENT6).unreachable(4, &quoted(&sent6(), 100));
+    let told6 = || leaving(IN, SERVER6, CLIENT6).unreachable(4, &quoted(&sent6(), 100));
+    let case = case(sentence)
+        .world(rules("[[firewall.rule]]\naction = \"allow\"\n"))
+        .forwards(IN, out().udp(4000, 53), OUT, sent(4000))
+        .forwards(IN, out6().udp(4000, 53), OUT, sent6())
+        .forwards(OUT, error(), IN, told())
+        .forwards(OUT, error6(), IN, told6())
+        .change(Change::Policy(rules_then))
+        .control(|_| {})
+        .drops(OUT, error(), Drop::IcmpUnrelated)
+        .drops(OUT, error6(), Drop::IcmpUnrelated);
+    if !allowed {
+        return case.leaves(&[
+            "udp 10.0.1.10:4000 > 203.0.113.10:53 as 198.51.100.1:4000, unreplied, 1+0",
+            "udp [2001:db8:1::10]:4000 > [2001:db8:3::10]:53, unreplied, 1+0",
+        ]);
+    }
+    case.forwards(IN, out().udp(4000, 53), OUT, sent(4000))
+        .forwards(IN, out6().udp(4000, 53), OUT, sent6())
+        .forwards(OUT, error(), IN, told())
+        .forwards(OUT, error6(), IN, told6())
+        .leaves(&[
+            "udp 10.0.1.10:4000 > 203.0.113.10:53 as 198.51.100.1:4000, unreplied, 2+0",
+            "udp [2001:db8:1::10]:4000 > [2001:db8:3::10]:53, unreplied, 2+0",
+        ])
 }
 
 fn host() -> Vec<Case> {
@@ -313,6 +353,10 @@ fn spoofing() -> Vec<Case> {
             .forwards(IN, out().udp(4000, 53), OUT, sent(4000))
             .passes(IN, arriving(IN, "203.0.113.50", "10.0.1.1").udp(4000, 53), Pass::Host)
             .leaves(&["udp 10.0.1.10:4000 > 203.0.113.10:53 as 198.51.100.1:4000, unreplied, 1+0"]),
+        case("where it is not checked, any source will do")
+            .world(checked(2, 0))
+            .forwards(IN, foreign.clone(), OUT, leaving(OUT, "203.0.113.50", "198.51.100.50").udp(4000, 53))
+            .leaves(&["udp 203.0.113.50:4000 > 198.51.100.50:53, unreplied, 1+0"]),
         case("where it is checked loosely, there has to be a way back at all")
             .world(checked(0, 1))
             .forwards(IN, foreign, OUT, leaving(OUT, "203.0.113.50", "198.51.100.50").udp(4000, 53))

@@ -1,7 +1,7 @@
 //! The life of a TCP connection, seen from its middle.
 
-use crate::golden::case::{Case, case, out};
-use crate::golden::world::{CLIENT, IN, OUT, PUBLIC, SERVER, World, arriving, leaving};
+use crate::golden::case::{Case, case, out, out6};
+use crate::golden::world::{CLIENT, CLIENT6, IN, OUT, PUBLIC, SERVER, SERVER6, World, arriving, leaving};
 use forwarder_ebpf::verdict::Drop;
 use forwarder_kit::Packet;
 use forwarder_kit::packet::flag::{ACK, FIN, PSH, RST, SYN};
@@ -50,6 +50,12 @@ pub fn cases() -> Vec<Case> {
             .says(ACK)
             .leaves(left!("closing, 4+2")),
         handshake("a RST closes").hears(RST).leaves(left!("closing, 2+2")),
+        handshake("a RST is not taken back by the other end").hears(RST).says(PSH | ACK).leaves(left!("closing, 3+2")),
+        handshake("a RST is taken back by who goes on after it")
+            .hears(RST)
+            .hears(ACK)
+            .says(PSH | ACK)
+            .leaves(left!("established, 3+3")),
         handshake("a SYN opens a closed connection again")
             .hears(FIN | ACK)
             .says(FIN | ACK)
@@ -80,12 +86,48 @@ pub fn cases() -> Vec<Case> {
             .leaves(left!("established, 3+1")),
     ];
     cases.extend(beginnings());
+    cases.extend(resets());
     cases
 }
 
 /// The server begins a connection on the tuple of the client's.
 fn turned() -> Packet {
     arriving(OUT, SERVER, PUBLIC).tcp(80, 4000, SYN, 1).payload_of(3)
+}
+
+/// Somebody who sees neither end invents resets.
+fn resets() -> [Case; 3] {
+    const FAR: u32 = 0x4000_0000;
+    let shake = |sentence| case(sentence).says(SYN).hears(SYN | ACK).says(ACK);
+    let forged = |sequence: u32| arriving(OUT, SERVER, PUBLIC).tcp(80, 4000, RST, sequence);
+    let own = |sequence: u32| out().tcp(4000, 80, RST | ACK, sequence);
+    let come = |flags, sequence: u32| arriving(OUT, SERVER6, CLIENT6).tcp(80, 4000, flags, sequence);
+    let came = |flags, sequence: u32| leaving(IN, SERVER6, CLIENT6).tcp(80, 4000, flags, sequence);
+    [
+        shake("a RST far from what its sender has sent ends nothing, whichever end it names, and a near one does")
+            .drops(OUT, forged(FAR), Drop::ResetWindow)
+            .drops(OUT, forged(0xc000_0000), Drop::ResetWindow)
+            .drops(IN, own(FAR), Drop::ResetWindow)
+            .says(PSH | ACK)
+            .forwards(OUT, forged(5), IN, leaving(IN, SERVER, CLIENT).tcp(80, 4000, RST, 5))
+            .leaves(left!("closing, 3+2")),
+        shake("a SYN in the middle of a connection does not make its RST a near one, on a new one it does")
+            .forwards(IN, out().tcp(4000, 80, SYN, FAR), OUT, leaving(OUT, PUBLIC, SERVER).tcp(4000, 80, SYN, FAR))
+            .drops(IN, own(FAR), Drop::ResetWindow)
+            .says(RST)
+            .forwards(IN, out().tcp(4000, 80, SYN, FAR), OUT, leaving(OUT, PUBLIC, SERVER).tcp(4000, 80, SYN, FAR))
+            .drops(IN, own(1), Drop::ResetWindow)
+            .forwards(IN, own(FAR), OUT, leaving(OUT, PUBLIC, SERVER).tcp(4000, 80, RST | ACK, FAR))
+            .forwards(OUT, forged(FAR), IN, leaving(IN, SERVER, CLIENT).tcp(80, 4000, RST, FAR))
+            .leaves(left!("closing, 6+2")),
+        case("a RST far from what its sender has sent ends nothing over IPv6 either")
+            .forwards(IN, out6().tcp(4000, 80, SYN, FAR), OUT, leaving(OUT, CLIENT6, SERVER6).tcp(4000, 80, SYN, FAR))
+            .forwards(OUT, come(SYN | ACK, 7), IN, came(SYN | ACK, 7))
+            .drops(OUT, come(RST, FAR), Drop::ResetWindow)
+            .drops(IN, out6().tcp(4000, 80, RST, 7), Drop::ResetWindow)
+            .forwards(OUT, come(RST, 8), IN, came(RST, 8))
+            .leaves(&["tcp [2001:db8:1::10]:4000 > [2001:db8:3::10]:80, closing, 1+2"]),
+    ]
 }
 
 fn beginnings() -> [Case; 4] {
