@@ -63,6 +63,7 @@ fn sweep(live: &Live, logger: &mut Logger, last: bool) -> Duration {
         logger.begin(live, clock, last);
         let census = pass(live.datapath(), &judge, (&before, logger));
         let refused = logger.take_refused(live.datapath());
+        logger.take_given_up(live, clock);
         logger.finish();
         refused.and(census)
     });
