@@ -1,7 +1,7 @@
 //! `forwarder-bench`: what the appliance, the kernel and the bare hardware path do on the same machine in the same minute.
 //!
 //! ```text
-//! local, cps, latency, two_host --> lab (namespaces, devices under test) --> load (generator and sinks in XDP)
+//! local, cps, latency, flow_logs, two_host --> lab (namespaces, devices under test) --> load (generator and sinks in XDP)
 //! prog --> forwarder::datapath (the programs alone, frame by frame)
 //! all of them --> report (rows of rounds, medians, ratios, charts) --> machine
 //! compare --> report
@@ -12,6 +12,7 @@
 pub mod all;
 pub mod compare;
 pub mod cps;
+pub mod flow_logs;
 pub mod lab;
 pub mod latency;
 pub mod load;

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use forwarder_bench::lab::Conntrack;
 use forwarder_bench::report::Report;
-use forwarder_bench::{all, compare, cps, latency, local, prog, side_by_side, two_host};
+use forwarder_bench::{all, compare, cps, flow_logs, latency, local, prog, side_by_side, two_host};
 use forwarder_kit::supervise;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,12 +30,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Everything below but `two-host`, in one report
+    /// Everything below but `flow-logs` and `two-host`, in one report
     All(all::Options),
     /// Packets per second through namespaces of its own: generator, device under test, counting sink, all on one core
     Local(local::Options),
     /// New flows per second, connections opened and closed, and what happens when the table is full
     Cps(cps::Options),
+    /// Connections of one packet each way: that each is in the flow logs, exact, and what that costs
+    FlowLogs(flow_logs::Options),
     /// Round trips, idle and beside a load
     Latency(latency::Options),
     /// Nanoseconds per packet of the programs alone, for each path and several sizes of the flow table
@@ -80,6 +82,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::All(options) => all::run(*options)?,
         Command::Local(options) => vec![local::run(options)?],
         Command::Cps(options) => vec![cps::run(options)?],
+        Command::FlowLogs(options) => vec![flow_logs::run(options)?],
         Command::Latency(options) => vec![latency::run(options)?],
         Command::Prog(options) => vec![prog::run(options)?],
         Command::TwoHost(options) => match two_host::run(options)? {

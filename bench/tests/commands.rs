@@ -106,6 +106,24 @@ fn cps_counts_flows_connections_and_what_a_full_table_keeps() -> Result<()> {
 }
 
 #[test]
+fn flow_logs_have_every_connection_once() -> Result<()> {
+    let _alone = alone();
+    let words = "flow-logs --connections 5000 --flows 100 --rounds 1 --rate-rounds 1 --window-ms 50";
+    let (report, _out) = report(&words.split(' ').collect::<Vec<_>>())?;
+    let of = |measure: &str, device: &str| {
+        let mut rows = report.tables[0].rows.iter().filter(|row| row.label("device") == device);
+        rows.find(|row| row.label("measure") == measure).and_then(|row| row.median())
+    };
+    // Fewer, more, or others would have ended the run.
+    ensure!(of("records", "with flow logs") == Some(20_000.0), "{report:?}");
+    for measure in ["records per second", "records per second of CPU", "CPU", "share of a core", "peak memory"] {
+        ensure!(of(measure, "with flow logs").is_some_and(|figure| figure > 0.0), "no {measure} in {report:?}");
+    }
+    ensure!(of("100 flows", "with ÷ without").is_some_and(|ratio| ratio > 0.0), "{report:?}");
+    Ok(())
+}
+
+#[test]
 fn prog_measures_every_path() -> Result<()> {
     let _alone = alone();
     let out = tempfile::tempdir()?;

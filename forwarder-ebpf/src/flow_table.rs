@@ -135,6 +135,27 @@ fn find_within<'s, K: FlowKey, S: Slots<K>>(slots: &'s S, key: &K, probes: u32) 
     None
 }
 
+/// Where a key is looked for first; up to [`WINDOW`] slots from there on.
+pub fn home<K: FlowKey>(key: &K, shape: &Shape) -> u32 {
+    Place::of(key, shape).first
+}
+
+/// Looks for a key in the first of its windows, the slots from its home on. `None`: it may be in another.
+pub fn find_at_home<'s, K: FlowKey + 's>(
+    window: impl IntoIterator<Item = &'s Slot<K>>,
+    key: &K,
+) -> Option<Option<&'s Slot<K>>> {
+    for slot in window {
+        if has(slot, key) {
+            return Some(Some(slot));
+        }
+        if slot.passed() == 0 {
+            return Some(None);
+        }
+    }
+    None
+}
+
 #[inline(always)]
 fn has<K: FlowKey>(slot: &Slot<K>, key: &K) -> bool {
     slot.entry.status.load() & TENANCY == LIVE && key.is(&slot.key)
@@ -363,6 +384,14 @@ mod tests {
             assert_eq!(put(&flows, number), Err(Refused::Exists), "{number}");
         }
         assert_eq!(put(&flows, 10_000), Err(Refused::Full));
+        let shape = flows.shape().expect("a table has a shape");
+        for number in 0..20_000 {
+            let begin = home(&key(number), shape);
+            match find_at_home((begin..begin + WINDOW).filter_map(|index| flows.slot(index)), &key(number)) {
+                Some(found) => assert_eq!(found.is_some(), number < 10_000, "{number}"),
+                None => assert_eq!(flows.find(&key(number)).is_some(), number < 10_000, "{number}"),
+            }
+        }
         assert!((0..10_000).all(|number| flows.find(&key(number)).is_some()));
         assert!(flows.find(&key(10_000)).is_none());
         assert_eq!(flows.all().len(), 10_000);

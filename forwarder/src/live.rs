@@ -7,6 +7,7 @@ use crate::controller::{Done, Order};
 use crate::datapath::{Datapath, DatapathError};
 use crate::firewall::report::{InForce, RuleReport};
 use crate::flowlog::FlowLogs;
+use crate::flows::given_up::GivenUps;
 use crate::flows::list::Clock;
 use crate::flows::sweep::Census;
 use crate::measure::rates::{Count, Meter};
@@ -71,6 +72,7 @@ pub struct Live {
     pressure: AtomicBool,
     limits_sources: AtomicBool,
     flow_logs: FlowLogs,
+    given_up: Mutex<GivenUps>,
 }
 
 impl Live {
@@ -97,6 +99,7 @@ impl Live {
             pressure: AtomicBool::new(false),
             limits_sources: AtomicBool::new(false),
             flow_logs,
+            given_up: Mutex::default(),
         }
     }
 
@@ -108,6 +111,11 @@ impl Live {
     /// Flow logs.
     pub fn flow_logs(&self) -> &FlowLogs {
         &self.flow_logs
+    }
+
+    /// Packets that the controller has dropped and no pass has taken to flow logs yet.
+    pub fn given_up(&self) -> MutexGuard<'_, GivenUps> {
+        self.given_up.lock().expect("no thread panics while it holds what was given up")
     }
 
     /// The idle times of connections.

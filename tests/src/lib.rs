@@ -2,6 +2,8 @@
 //!
 //! Every test here starts the real binary. Build it first (`cargo build -p forwarder`); `cargo xtask test` does.
 
+pub mod records;
+
 use anyhow::{Context, Result, ensure};
 use forwarder_kit::topology::{Options, Shape};
 use forwarder_kit::{Appliance, Netns, Topology};

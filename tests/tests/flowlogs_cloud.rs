@@ -91,24 +91,60 @@ fn sums(lab: &Lab, what: &str, place: &str) -> Result<Value> {
     serde_json::from_str(&said).with_context(|| format!("{what}: {said}"))
 }
 
-fn config(directory: &Path) -> String {
-    const CUSTOM: &str = "${version} ${account-id} ${interface-id} ${srcaddr} ${dstaddr} ${srcport} ${dstport} ${protocol} \
-                          ${packets} ${bytes} ${start} ${end} ${action} ${log-status} ${pkt-srcaddr} ${pkt-dstaddr} \
-                          ${flow-direction}";
-    let spool = directory.join("spool");
-    let cloud =
-        format!("endpoint = \"http://127.0.0.1:5000\"\nregion = \"eu-central-1\"\nspool = \"{}\"\n", spool.display());
-    format!(
+const CUSTOM: &str = "${version} ${account-id} ${interface-id} ${srcaddr} ${dstaddr} ${srcport} ${dstport} ${protocol} \
+                      ${packets} ${bytes} ${start} ${end} ${action} ${log-status} ${pkt-srcaddr} ${pkt-dstaddr} \
+                      ${flow-direction}";
+
+/// A file, a log group and objects of text; `cloud` is what more destinations of the kind need.
+fn config(directory: &Path, spool_size: &str) -> (String, String) {
+    let cloud = format!(
+        "endpoint = \"http://127.0.0.1:5000\"\nregion = \"eu-central-1\"\nspool = \"{}\"\nspool_size = \"{spool_size}\"\n",
+        directory.join("spool").display()
+    );
+    let config = format!(
         "{SMALL_TABLE}[flow_logs]\ninterval = \"1s\"\naccount_id = \"123456789012\"\n\
          [[flow_logs.destination]]\nkind = \"file\"\npath = \"{file}\"\n\
          [[flow_logs.destination]]\nkind = \"cloudwatch-logs\"\nlog_group = \"flows\"\ncreate_log_group = true\n\
          format = \"{CUSTOM}\"\n{cloud}\
-         [[flow_logs.destination]]\nkind = \"s3\"\nbucket = \"logs\"\nprefix = \"text\"\nevery = \"1s\"\nformat = \"{CUSTOM}\"\n{cloud}\
-         [[flow_logs.destination]]\nkind = \"s3\"\nbucket = \"logs\"\nprefix = \"columns\"\nevery = \"1s\"\nhive = true\n\
-         hourly = true\nfile_format = \"parquet\"\nfilter = \"accept\"\n{cloud}\
-         [[flow_logs.destination]]\nkind = \"ipfix\"\ncollector = \"127.0.0.1:4739\"\n",
+         [[flow_logs.destination]]\nkind = \"s3\"\nbucket = \"logs\"\nprefix = \"text\"\nevery = \"1s\"\nformat = \"{CUSTOM}\"\n{cloud}",
         file = directory.join("flow.log").display()
+    );
+    (config, cloud)
+}
+
+/// Columns and IPFIX.
+fn more(cloud: &str) -> String {
+    format!(
+        "[[flow_logs.destination]]\nkind = \"s3\"\nbucket = \"logs\"\nprefix = \"columns\"\nevery = \"1s\"\nhive = true\n\
+         hourly = true\nfile_format = \"parquet\"\nfilter = \"accept\"\n{cloud}\
+         [[flow_logs.destination]]\nkind = \"ipfix\"\ncollector = \"127.0.0.1:4739\"\n"
     )
+}
+
+/// An appliance with these destinations.
+fn lab(config: &str) -> Result<Lab> {
+    let net = Topology::two_armed()?;
+    let mut appliance = Appliance::prepare(&net.appliance, &format!("{}{config}", net.config()))?;
+    // Where every tool of AWS looks for them; moto takes any.
+    appliance.set_environment(&[("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")]);
+    appliance.start_again()?;
+    Ok(Lab { appliance, net })
+}
+
+/// The three numbers of `sums`.
+fn numbers(lab: &Lab, what: &str, place: &str) -> Result<[u64; 3]> {
+    let found = sums(lab, what, place)?;
+    let number = |at: usize| found[at].as_u64().with_context(|| format!("{what}: {found}"));
+    Ok([number(0)?, number(1)?, number(2)?])
+}
+
+/// Bytes in each spool.
+fn waiting(spools: &Path) -> Result<Vec<u64>> {
+    let files = |spool: PathBuf| -> Result<u64> {
+        // One that goes meanwhile has arrived.
+        std::fs::read_dir(spool)?.map(|file| Ok(file?.metadata().map_or(0, |file| file.len()))).sum()
+    };
+    std::fs::read_dir(spools)?.map(|spool| files(spool?.path())).collect()
 }
 
 /// One at a time, each answered.
@@ -131,12 +167,8 @@ fn ask_and_answer(lab: &Lab) -> Result<()> {
 fn programs_that_we_did_not_write_read_every_destination() -> Result<()> {
     let directory = tempfile::tempdir()?;
     // Started without the service: what is logged before it is there waits for it.
-    let net = Topology::two_armed()?;
-    let mut appliance = Appliance::prepare(&net.appliance, &format!("{}{}", net.config(), config(directory.path())))?;
-    // Where every tool of AWS looks for them; moto takes any.
-    appliance.set_environment(&[("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")]);
-    appliance.start_again()?;
-    let mut lab = Lab { appliance, net };
+    let (config, cloud) = config(directory.path(), "64m");
+    let mut lab = lab(&format!("{config}{}", more(&cloud)))?;
     let server = serve::udp_echo(&lab.net.server, &[9000])?;
     let collector = Collector::start(&lab, directory.path())?;
     ask_and_answer(&lab)?;
@@ -161,6 +193,83 @@ fn programs_that_we_did_not_write_read_every_destination() -> Result<()> {
     }
     collector.check()?;
     ensure!(moto.is_running(), "moto_server has ended");
+    Ok(())
+}
+
+/// What was sent while the service was gone arrives when it is back, and nothing arrives twice. moto remembers nothing over its
+/// death, so what it had is read before.
+#[test]
+fn a_service_that_is_killed_gets_everything_when_it_is_back() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut lab = lab(&config(directory.path(), "64m").0)?;
+    let _server = serve::udp_echo(&lab.net.server, &[9000])?;
+    let places = [("cloudwatch", "flows"), ("s3", "logs/text")];
+    let first = moto(&lab)?;
+    sums(&lab, "make", "logs")?;
+    ask_and_answer(&lab)?;
+    for (what, place) in places {
+        wait_until(&format!("{what} to have everything"), Duration::from_secs(30), || {
+            Ok(numbers(&lab, what, place)? == [QUESTIONS, QUESTIONS * PACKET, 0])
+        })?;
+    }
+    drop(first);
+    ask_and_answer(&lab)?;
+    wait_until("the appliance to notice", Duration::from_secs(30), || {
+        Ok(lab.appliance.log().matches("does not take records").count() >= places.len())
+    })?;
+    ask_and_answer(&lab)?;
+    let mut second = moto(&lab)?;
+    sums(&lab, "make", "logs")?;
+    ask_and_answer(&lab)?;
+    lab.appliance.stop()?;
+    let log = lab.appliance.log();
+    for (what, place) in places {
+        let (found, expected) = (numbers(&lab, what, place)?, [3 * QUESTIONS, 3 * QUESTIONS * PACKET, 0]);
+        ensure!(found == expected, "{what}: {found:?} instead of {expected:?}\n{log}");
+    }
+    let file = numbers(&lab, "file", &directory.path().join("flow.log").display().to_string())?;
+    ensure!(file == [4 * QUESTIONS, 4 * QUESTIONS * PACKET, 0], "the file has {file:?}");
+    ensure!(second.is_running() && !log.contains("loses records"), "{log}");
+    Ok(())
+}
+
+/// When more waits than may, what is lost is declared where it is missing, and nowhere else; what is there is there once.
+#[test]
+fn a_full_spool_declares_what_it_loses() -> Result<()> {
+    const FLOWS: u16 = 1000;
+    let directory = tempfile::tempdir()?;
+    let mut lab = lab(&config(directory.path(), "64k").0)?;
+    let server = serve::udp_echo(&lab.net.server, &[9000])?;
+    // Over more than one window, and several times what has room.
+    for ports in (20_000..20_000 + FLOWS).collect::<Vec<_>>().chunks(250) {
+        lab.client().enter(|| {
+            for port in ports {
+                let socket = UdpSocket::bind((lab.net.client_v4(0), *port))?;
+                socket.send_to(&[0; 100], (lab.net.server_v4(), 9000))?;
+            }
+            Ok(())
+        })?;
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    wait_until("both to have no room", Duration::from_secs(30), || {
+        Ok(lab.appliance.log().matches("loses records").count() >= 2)
+    })?;
+    let _moto = moto(&lab)?;
+    sums(&lab, "make", "logs")?;
+    wait_until("both to have room again", Duration::from_secs(90), || {
+        Ok(waiting(&directory.path().join("spool"))?.into_iter().all(|bytes| bytes < 16 << 10))
+    })?;
+    ask_and_answer(&lab)?;
+    let served = server.requests();
+    lab.appliance.stop()?;
+    let log = lab.appliance.log();
+    let file = numbers(&lab, "file", &directory.path().join("flow.log").display().to_string())?;
+    ensure!(file == [served, served * PACKET, 0], "{served} came through, and the file has {file:?}");
+    for (what, place) in [("cloudwatch", "flows"), ("s3", "logs/text")] {
+        let [packets, bytes, skipped] = numbers(&lab, what, place)?;
+        ensure!(packets < served && skipped >= 2, "{what}: {packets} of {served}, {skipped} losses declared\n{log}");
+        ensure!(packets >= QUESTIONS && bytes == packets * PACKET, "{what}: {packets} packets, {bytes} bytes\n{log}");
+    }
     Ok(())
 }
 

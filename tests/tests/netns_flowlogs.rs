@@ -1,10 +1,11 @@
 //! Flow logs of real traffic: every packet that the ends saw is in the records, as AWS would write them.
 
 use anyhow::{Context, Result, ensure};
+use forwarder_kit::run::wait_until;
 use forwarder_kit::serve;
 use forwarder_kit::topology::Shape;
+use forwarder_tests::records::{Record, number, read};
 use forwarder_tests::{Family, Lab, SMALL_TABLE, in_both_shapes};
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,9 +18,6 @@ in_both_shapes! {
     what_is_refused_is_counted_exactly
 }
 
-/// A record by its fields' names.
-type Record = BTreeMap<String, String>;
-
 fn lab(shape: Shape, log: &Path, format: &str, more: &str) -> Result<Lab> {
     let config = format!(
         "{SMALL_TABLE}[flow_logs]\ninterval = \"1s\"\naccount_id = \"123456789012\"\n{more}\n\
@@ -27,22 +25,6 @@ fn lab(shape: Shape, log: &Path, format: &str, more: &str) -> Result<Lab> {
         log.display()
     );
     Lab::with_config(forwarder_kit::topology::Options { shape, ..Default::default() }, &config)
-}
-
-fn read(log: &Path, format: &str) -> Result<Vec<Record>> {
-    let names: Vec<_> = format.split(' ').map(|word| word.trim_matches(['$', '{', '}']).to_owned()).collect();
-    let text = std::fs::read_to_string(log).with_context(|| format!("no log at {}", log.display()))?;
-    ensure!(text.is_empty() || text.ends_with('\n'), "the last line is torn");
-    let record = |line: &str| {
-        let fields: Vec<_> = line.split(' ').map(str::to_owned).collect();
-        ensure!(fields.len() == names.len(), "{line} has not the fields of {format}");
-        Ok(names.iter().cloned().zip(fields).collect())
-    };
-    text.lines().map(record).collect()
-}
-
-fn number(record: &Record, name: &str) -> u64 {
-    record[name].parse().unwrap_or(0)
 }
 
 const FORMAT: &str = "${version} ${account-id} ${interface-id} ${srcaddr} ${dstaddr} ${srcport} ${dstport} ${protocol} \
@@ -157,6 +139,49 @@ fn what_is_refused_is_counted_exactly(shape: Shape) -> Result<()> {
     let dropped: u64 = status.drops()?.values().sum();
     let logged: u64 = records.iter().map(|record| number(record, "packets")).sum();
     ensure!(logged == dropped, "{dropped} were dropped and {logged} logged: {:?}\n{records:?}", status.drops()?);
+    Ok(())
+}
+
+/// A next hop that nobody has: the controller holds what goes there, gives it up, and each packet is a REJECT record.
+#[test]
+fn what_the_controller_gives_up_is_counted_exactly() -> Result<()> {
+    const FORMAT: &str = "${interface-id} ${pkt-srcaddr} ${pkt-dstaddr} ${protocol} ${dstport} ${packets} ${bytes} ${action} \
+                          ${tcp-flags} ${drop-reason} ${log-status}";
+    let directory = tempfile::tempdir()?;
+    let log = directory.path().join("flow.log");
+    let mut lab = lab(Shape::TwoArmed, &log, FORMAT, "")?;
+    // The way to the appliance itself is known before anything is counted.
+    for own in ["10.0.1.1", "2001:db8:1::1"] {
+        lab.client().run("ping", &format!("-c 2 -i 0.2 -W 2 -q {own}"))?;
+    }
+    let nobodies: [IpAddr; 2] = ["198.51.100.77".parse()?, "2001:db8:1:ff::77".parse()?];
+    lab.client().enter(|| {
+        for (nobody, any) in nobodies.into_iter().zip(["0.0.0.0:0", "[::]:0"]) {
+            let socket = UdpSocket::bind(any)?;
+            // More than may wait for one next hop, so some are given up at once.
+            for _ in 0..QUESTIONS {
+                socket.send_to(&[0; SIZE], (nobody, 9))?;
+            }
+        }
+        Ok(())
+    })?;
+    let dropped = || anyhow::Ok(lab.appliance.status()?.drops()?.get("neighbour_unknown").copied().unwrap_or(0));
+    wait_until("everything to be given up", Duration::from_secs(15), || Ok(dropped()? >= 2 * QUESTIONS))?;
+    ensure!(dropped()? == 2 * QUESTIONS, "{} were sent and {} dropped", 2 * QUESTIONS, dropped()?);
+    lab.appliance.stop()?;
+    let records = read(&log, FORMAT)?;
+    for (nobody, header) in nobodies.into_iter().zip([28, 48]) {
+        let is_it = |record: &&Record| record["pkt-dstaddr"].parse() == Ok(nobody) && record["protocol"] == "17";
+        let sum = |name: &str| records.iter().filter(is_it).map(|record| number(record, name)).sum::<u64>();
+        let expected = (QUESTIONS, QUESTIONS * (SIZE as u64 + header));
+        ensure!((sum("packets"), sum("bytes")) == expected, "{nobody}: {records:?}");
+        let right = |record: &&Record| {
+            let words = ["action", "drop-reason", "interface-id", "dstport", "tcp-flags"].map(|name| &*record[name]);
+            words == ["REJECT", "neighbour_unknown", lab.net.inside(0).as_str(), "9", "0"]
+        };
+        ensure!(records.iter().filter(is_it).all(|record| right(&record)), "{nobody}: {records:?}");
+    }
+    ensure!(records.iter().all(|record| record["log-status"] != "SKIPDATA"), "something is said to be lost");
     Ok(())
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Software emulation, so it tells nothing about speed. The guest is an initramfs with the `forwarder` binary, the few
 //! programs it is driven with and their libraries; nothing is installed on this machine. The guest makes client,
-//! appliance and server out of namespaces (`guest.sh`) and reports on its console, one `PASS` or `FAIL` a line and
-//! `STATUS` with what `forwarder status --json` says; the verdict on the counters is made here.
+//! appliance and server out of namespaces (`guest.sh`) and reports on its console, one `PASS` or `FAIL` a line,
+//! `STATUS` with what `forwarder status --json` says, and `RECORD`s of its flow logs; the verdict on the counters is made
+//! here, that on the records in `clock`.
 
+mod clock;
 mod cpio;
 mod image;
 mod kernel;
@@ -38,7 +40,8 @@ pub fn run(version: &str, forwarder: &Path) -> Result<()> {
     std::fs::write(&initramfs, image::build(&kernel, forwarder, work.path())?).context("cannot write the initramfs")?;
     println!("kernel test: booting {} in qemu", kernel.release);
     let console = boot(&kernel.image, &initramfs)?;
-    judge(&console)
+    judge(&console)?;
+    clock::judge(&console)
 }
 
 /// Boots and returns the console's lines, which are also printed.

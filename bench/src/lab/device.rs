@@ -35,6 +35,21 @@ impl FlowTable {
     }
 }
 
+/// What the appliance is told beside the size of its table.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    /// Until an idle UDP flow is forgotten, seconds.
+    pub idle_s: u32,
+    /// The rest of its configuration.
+    pub more: String,
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        Self { idle_s: PATIENT_S, more: String::new() }
+    }
+}
+
 /// A device at work. Ends it and puts the machine right when dropped.
 #[derive(Debug, Default)]
 pub struct AtWork {
@@ -76,28 +91,28 @@ impl Device {
         self.translates()
     }
 
-    pub(super) fn set_to_work(self, dut: &Netns, table: FlowTable) -> Result<AtWork> {
+    pub(super) fn set_to_work(self, dut: &Netns, table: FlowTable, orders: &Orders) -> Result<AtWork> {
         match self {
             Self::Drop | Self::Bare => Ok(AtWork::default()),
             Self::Kernel => forward(dut).map(|()| AtWork::default()),
             Self::Nft => Ok(AtWork { _conntrack: Some(nft(dut, table)?), appliance: None }),
             Self::Forwarder => {
-                let appliance = Appliance::start_in(dut, &forwarder_config(table))?;
+                let appliance = Appliance::start_in(dut, &forwarder_config(table, orders))?;
                 Ok(AtWork { appliance: Some(appliance), _conntrack: None })
             }
         }
     }
 }
 
-fn forwarder_config(table: FlowTable) -> String {
+pub(super) fn forwarder_config(table: FlowTable, Orders { idle_s, more }: &Orders) -> String {
     let interface = |name, role| format!("[[interface]]\nname = \"{name}\"\nrole = \"{role}\"\n");
     let (inside, outside) = (interface("r0", "inside"), interface("r1", "outside"));
     // As large as the flows need and no larger, as conntrack's table is.
     let max = if table.tight { table.flows } else { table.flows.next_power_of_two() };
-    let timeouts = format!("[timeouts]\nudp = \"{PATIENT_S}s\"\nudp_stream = \"{PATIENT_S}s\"\n");
+    let timeouts = format!("[timeouts]\nudp = \"{idle_s}s\"\nudp_stream = \"{idle_s}s\"\n");
     format!(
         "{inside}{outside}{timeouts}[flows]\nmax = {max}\nmax_ipv6 = {max}\n\
-         [firewall.limits]\nunanswered_percent = 100\n"
+         [firewall.limits]\nunanswered_percent = 100\n{more}"
     )
 }
 

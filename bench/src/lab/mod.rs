@@ -11,7 +11,7 @@
 
 mod device;
 
-pub use device::{AtWork, Conntrack, Device, FlowTable};
+pub use device::{AtWork, Conntrack, Device, FlowTable, Orders};
 
 use crate::load::{Load, Program, Slot};
 use anyhow::{Context, Result};
@@ -75,6 +75,7 @@ pub struct Lab {
     pub dut: Netns,
     /// The servers.
     pub server: Netns,
+    table: FlowTable,
     stations: [LoadStation; 2],
     bare: [LoadStation; 2],
     bare_inside: u32,
@@ -86,7 +87,15 @@ impl Lab {
     /// # Errors
     /// The step that failed.
     pub fn new(device: Device, table: FlowTable) -> Result<Self> {
-        Self::build(device, table, true)
+        Self::build(device, table, true, &Orders::default())
+    }
+
+    /// The same with an appliance that is told more than the size of its table.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn with_orders(table: FlowTable, orders: &Orders) -> Result<Self> {
+        Self::build(Device::Forwarder, table, true, orders)
     }
 
     /// The same without sinks: clients' and servers' ends are for other processes.
@@ -94,10 +103,10 @@ impl Lab {
     /// # Errors
     /// The step that failed.
     pub fn without_sinks(device: Device, table: FlowTable) -> Result<Self> {
-        Self::build(device, table, false)
+        Self::build(device, table, false, &Orders::default())
     }
 
-    fn build(device: Device, table: FlowTable, sinks: bool) -> Result<Self> {
+    fn build(device: Device, table: FlowTable, sinks: bool, orders: &Orders) -> Result<Self> {
         let (client, dut, server) = (quiet("client")?, quiet("device")?, quiet("server")?);
         topology::link((&client, "c0"), (&dut, "r0"), 1500, 1)?;
         topology::link((&dut, "r1"), (&server, "s0"), 1500, 1)?;
@@ -111,6 +120,7 @@ impl Lab {
         let mut lab = Self {
             load,
             device,
+            table,
             at_work: AtWork::default(),
             stations: [LoadStation { to: r0, from: c0 }, LoadStation { to: r1, from: s0 }],
             bare: [LoadStation { to: s0, from: r1 }, LoadStation { to: c0, from: r0 }],
@@ -119,8 +129,19 @@ impl Lab {
             dut,
             server,
         };
-        lab.at_work = device.set_to_work(&lab.dut, table)?;
+        lab.at_work = device.set_to_work(&lab.dut, table, orders)?;
         Ok(lab)
+    }
+
+    /// Has the appliance's controller be killed, and another with these orders take over its datapath, as it is.
+    ///
+    /// # Errors
+    /// When the device is no appliance, or the controller does not start.
+    pub fn replace_controller(&mut self, orders: &Orders) -> Result<()> {
+        let appliance = self.at_work.appliance.as_mut().context("this device has no controller")?;
+        appliance.kill9()?;
+        appliance.write_config(&device::forwarder_config(self.table, orders))?;
+        appliance.start_again()
     }
 
     /// The load for so many flows in one direction; what differs is for the caller to change. Counts begin at 0 when it is

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 pub struct Row {
     /// What was measured: device, flows, size, direction, family, load, percentile, …
     pub labels: BTreeMap<String, String>,
-    /// Unit of the rounds: "pps", "ns", "us", "1/s", "B".
+    /// Unit of the rounds: "pps", "ns", "us", "1/s", "B", "ratio".
     pub unit: String,
     /// One figure a round, in the order they were taken, in `unit`.
     pub rounds: Vec<f64>,
@@ -112,6 +112,7 @@ impl Row {
                 let [median_mpps, min, max] = [median, spread.min, spread.max].map(|pps| pps / 1e6);
                 format!("{median_mpps:.2} Mpps ({min:.2}-{max:.2}), {:.0} ns", 1e9 / median)
             }
+            "ratio" => format!("{median:.3} ({:.3}-{:.3})", spread.min, spread.max),
             "ns" => format!("{median:.0} ns ({:.0}-{:.0})", spread.min, spread.max),
             unit => format!("{median:.1} {unit} ({:.1}-{:.1})", spread.min, spread.max),
         }
@@ -119,14 +120,14 @@ impl Row {
 
     /// Whether more of it is better: rates are, times and sizes are not.
     pub fn more_is_better(&self) -> bool {
-        matches!(self.unit.as_str(), "pps" | "1/s" | "bit/s" | "flows")
+        matches!(self.unit.as_str(), "pps" | "1/s" | "bit/s" | "flows" | "ratio")
     }
 }
 
 /// What one kind of measurement found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Table {
-    /// Which: "local", "cps", "latency", "prog", "two-host".
+    /// Which: "local", "cps", "flow-logs", "latency", "prog", "two-host".
     pub name: String,
     /// The figures, in the order they are shown.
     pub rows: Vec<Row>,

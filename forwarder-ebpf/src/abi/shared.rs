@@ -59,6 +59,7 @@ macro_rules! shared {
         }
 
         impl Clone for $name {
+            #[inline(always)]
             fn clone(&self) -> Self {
                 Self::new(self.load())
             }

@@ -89,7 +89,9 @@ impl Controller {
         }
     }
 
+    /// For `status` and for flow logs.
     fn count_drops(&self, frames: &[Held]) {
+        self.live.given_up().add(frames, Instant::now());
         let mut view = self.live.view();
         for (ifindex, count) in count_by_ingress(frames) {
             let Some(name) =

@@ -20,7 +20,7 @@ pub struct Refused {
 }
 
 /// How many.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RefusedCount {
     /// Packets.
     pub packets: u64,

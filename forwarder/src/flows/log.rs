@@ -1,5 +1,6 @@
 //! What flow logs are told of the flow table: entries as windows, interfaces as records name them. Used by the sweeper alone.
 
+use super::given_up::GivenUp;
 use super::list::{Clock, Key};
 use crate::datapath::{Datapath, DatapathError, Seen};
 use crate::flowlog::clock::Moment;
@@ -9,11 +10,11 @@ use crate::flowlog::refused::{Refused, RefusedCount};
 use crate::live::Live;
 use crate::record::{Interface, Interfaces, Place, Tuple, Window};
 use crate::status::Served;
-use forwarder_ebpf::abi::{self, NextHop, RefusedKey, status};
+use forwarder_ebpf::abi::{self, NextHop, RefusedKey, Ticks, status};
 use forwarder_ebpf::verdict::Drop;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// TCP flags by their bits (RFC 9293 §3.1).
 const SYN: u8 = 2;
@@ -108,6 +109,25 @@ impl Logger {
         };
         let what = Refused { tuple: tuple(key.ends()), protocol: key.protocol(), ingress, reason: *reason, rule };
         self.feed.refuse(&what, &refused);
+    }
+
+    /// Packets that the controller has dropped since the last pass: their next hop has no link-layer address.
+    pub fn take_given_up(&mut self, live: &Live, clock: Clock) {
+        let mut all = std::mem::take(&mut *live.given_up());
+        if !self.feed.is_wanted() {
+            return;
+        }
+        self.feed.refused_uncounted(all.lost());
+        let ticks_of = |at: Instant| {
+            let age = at.elapsed().as_millis() * u128::from(clock.per_second) / 1000;
+            clock.now.wrapping_sub(age as Ticks)
+        };
+        for packet in &mut all {
+            let ingress = self.interfaces.number_of(packet.ingress);
+            let GivenUp { tuple, protocol, .. } = packet;
+            let what = Refused { tuple, protocol, ingress, reason: Drop::NeighbourUnknown, rule: 0 };
+            self.feed.refuse(&what, &packet.count(ticks_of));
+        }
     }
 
     /// The pass is over.

@@ -24,16 +24,21 @@ pub fn run(put_right: impl Fn() + Clone + Send + 'static) -> Result<ExitCode> {
         signals.add(signal);
     }
     signals.thread_block().context("cannot block signals")?;
+    // What the show keeps in temporary files, which may be large, goes with it.
+    let files = tempfile::tempdir().context("cannot make a temporary directory")?;
     let mut command = Command::new(std::env::current_exe().context("cannot find the own executable")?);
-    let mut child = command.arg(INNER).args(std::env::args().skip(1)).spawn().context("cannot start the show")?;
+    command.arg(INNER).args(std::env::args().skip(1)).env("TMPDIR", files.path());
+    let mut child = command.spawn().context("cannot start the show")?;
     let id = child.id();
-    let interrupted = put_right.clone();
+    let (interrupted, directory) = (put_right.clone(), files.path().to_owned());
     std::thread::spawn(move || {
         if signals.wait().is_ok() {
             eprintln!("\ninterrupted, cleaning up");
             end(id);
             netns::remove_leftovers(id);
             interrupted();
+            // Nothing can be done about what does not go, and it is only in the way.
+            let _ = std::fs::remove_dir_all(directory);
             std::process::exit(130);
         }
     });

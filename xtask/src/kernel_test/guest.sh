@@ -65,6 +65,13 @@ role = "inside"
 
 [flows]
 max = "16k"
+
+[flow_logs]
+interval = "1s"
+
+[[flow_logs.destination]]
+kind = "file"
+path = "/tmp/flow.log"
 CONFIG
 
 forwarder run --config /etc/forwarder/forwarder.toml >/tmp/log 2>&1 &
@@ -100,6 +107,19 @@ check "ping, and the answer comes back" ip netns exec client ping -c 3 -W 10 198
 check "TCP, from the translated address" answer TCP:198.51.100.2:7000
 check "UDP, from the translated address" answer UDP:198.51.100.2:7001
 
+# Nowhere else can the wall clock be set without harm: an hour back, then to an hour ahead, while a flow goes on. What the
+# records then have to be is known to clock.rs.
+now=$(date +%s)
+echo "CLOCK $now"
+set_clock() {
+    sleep 4
+    date -s "@$((now - 3600))"
+    sleep 4
+    date -s "@$((now + 3600))"
+}
+set_clock >/dev/null &
+check "ping while the clock is set" ip netns exec client ping -c 12 -i 1 -W 10 198.51.100.2
+
 echo "STATUS $(forwarder status --json | tr -d '\n')"
 kill "$controller"
 gone() {
@@ -111,4 +131,7 @@ gone() {
 }
 check "it stops when told" gone
 cat /tmp/log
+while read -r record; do
+    echo "RECORD $record"
+done </tmp/flow.log
 finish

@@ -14,9 +14,9 @@ const PROGRAMS: [&str; 3] = ["ip", "ethtool", "socat"];
 /// Modules that the guest loads, in this order after what they need.
 const MODULES: [&str; 1] = ["veth"];
 /// The busybox applets that `guest.sh` calls.
-const APPLETS: [&str; 17] = [
+const APPLETS: [&str; 18] = [
     "sh", "mount", "mkdir", "insmod", "ping", "sleep", "cat", "echo", "kill", "uname", "reboot", "tr", "timeout",
-    "seq", "[", "test", "true",
+    "seq", "[", "test", "true", "date",
 ];
 
 /// Builds the archive; `work` is a directory for intermediate files.
