@@ -7,12 +7,17 @@
 //! | `GET /flows?FILTER` | one `flows::list::Connection` a line |
 //! | `GET /flows/count?FILTER` | `{"count": n}` |
 //! | `DELETE /flows?FILTER` | `{"removed": n}` |
+//! | `GET /flow-logs?filter=F&format=F&json=true` | records as they come, one a line, until either side ends; see `tail` |
 //! | `GET /rules` | a list of `firewall::report::RuleReport` |
 //! | `GET /sets` | a list of `SetReport` |
 //! | `GET /sets/NAME` | its ranges, one a line |
 //! | `POST /sets/NAME/add`, `remove`, `replace`, `reset` | with ranges, one a line; answered as `/reload` |
 //! | `POST /explain` | with a `firewall::explain::Question`: a `firewall::explain::Explanation` |
 //! | `POST /reload` | `{"done": "…"}`, or 422 and why not |
+
+mod tail;
+
+pub use tail::{LEFT_OUT, Tail};
 
 use crate::controller::{Done, Order, SetChange};
 use crate::firewall::explain::{Ground, Question};
@@ -97,6 +102,7 @@ pub async fn serve(listener: UnixListener, live: Arc<Live>) -> std::io::Result<(
         .route("/status", get(status))
         .route("/flows", get(flows_list).delete(flows_flush))
         .route("/flows/count", get(flows_count))
+        .route("/flow-logs", get(tail::tail))
         .route("/rules", get(rules))
         .route("/reload", post(reload))
         .route("/explain", post(explain))

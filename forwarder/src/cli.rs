@@ -28,6 +28,9 @@ pub enum Command {
     /// The flow table
     #[command(subcommand)]
     Flows(Flows),
+    /// What flow logs record
+    #[command(subcommand)]
+    FlowLogs(FlowLogs),
     /// Firewall rules in their order: what each has met, and which are never met
     Rules(Output),
     /// Sets of addresses that rules name
@@ -139,6 +142,26 @@ pub struct Select {
     /// Which connections.
     #[command(flatten)]
     pub filter: Filter,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `forwarder flow-logs`
+#[derive(Debug, Subcommand)]
+pub enum FlowLogs {
+    /// Follow records as they come, until SIGINT or the forwarder's end
+    Tail(Tail),
+}
+
+/// `forwarder flow-logs tail`
+#[derive(Debug, Args)]
+pub struct Tail {
+    /// Which records: `srcaddr 10.0.1.0/24 and dstport 443 and action REJECT`, `host 10.0.1.5 and not udp`
+    pub filter: Vec<String>,
+    /// Which fields, as in the configuration: "default" or "${srcaddr} ${dstaddr} ${rule-name} …"
+    #[arg(long, default_value = "default")]
+    pub format: String,
     /// How to print.
     #[command(flatten)]
     pub output: Output,

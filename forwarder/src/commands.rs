@@ -1,8 +1,10 @@
 //! The commands: `check`, `status` and `flows` here, the firewall's in `firewall`. What they print is for people, or JSON.
 
 mod firewall;
+mod flow_logs;
 
 pub use firewall::{explain, reload, rules, sets};
+pub use flow_logs::flow_logs;
 
 use crate::api::{Counted, Removed};
 use crate::cli::{Check, Flows, Output, Select};

@@ -225,6 +225,7 @@ impl Live {
                 (room(self.datapath.flows4.max_entries()), room(self.datapath.flows6.max_entries())),
             ),
             public_addresses: public_addresses(&census, view.ports),
+            flow_logs: self.flow_logs.status(),
             processing_time,
             interfaces,
         }

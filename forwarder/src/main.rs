@@ -36,6 +36,7 @@ async fn perform(cli: &Cli) -> Result<()> {
         Command::Sets(arguments) => commands::sets(&cli.instance, arguments).await,
         Command::Explain(arguments) => commands::explain(&cli.instance, arguments).await,
         Command::Reload(output) => commands::reload(&cli.instance, *output).await,
+        Command::FlowLogs(arguments) => commands::flow_logs(&cli.instance, arguments).await,
         Command::Flows(arguments) => commands::flows(&cli.instance, arguments).await,
     }
 }

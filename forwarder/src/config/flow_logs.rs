@@ -2,7 +2,7 @@
 
 use super::document::{Field, Section};
 use super::error::Result;
-use crate::record::Format;
+use crate::record::{Filter, Format};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -50,29 +50,6 @@ const DESTINATION_KEYS: &[&str] = &[
 
 /// Lengths of a window, seconds.
 const INTERVALS: RangeInclusive<u64> = 1..=600;
-
-/// Which records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Filter {
-    /// All.
-    #[default]
-    All,
-    /// Of what was forwarded.
-    Accept,
-    /// Of what was refused.
-    Reject,
-}
-
-impl Filter {
-    /// As the config calls it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Accept => "accept",
-            Self::Reject => "reject",
-        }
-    }
-}
 
 /// `[flow_logs]`. Without destinations nothing is logged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -258,8 +235,8 @@ impl FlowLogs {
         })?;
         let mut destinations = Vec::new();
         section.sections("destination", DESTINATION_KEYS, |section| {
-            let format = common.format.clone();
-            read_destination(section, Common { format, ..common }, &destinations).map(|read| destinations.push(read))
+            let own = Common { format: common.format.clone(), filter: common.filter.clone(), ..common };
+            read_destination(section, own, &destinations).map(|read| destinations.push(read))
         })?;
         Ok(Self { identity, interfaces: interfaces.into_iter().collect(), destinations })
     }
@@ -277,8 +254,7 @@ impl Common {
             self.format = field.parse(Format::parse)?;
         }
         if let Some(field) = section.take("filter") {
-            let choices = [Filter::All, Filter::Accept, Filter::Reject];
-            self.filter = field.choice(&choices.map(|choice| (choice.name(), choice)), &[])?;
+            self.filter = field.parse(str::parse)?;
         }
         Ok(self)
     }
@@ -428,8 +404,8 @@ mod tests {
         assert_eq!(logs.identity.account_id, "123456789012");
         assert_eq!(logs.interfaces["ens5"].interface_id, "eni-1");
         let [stdout, file] = logs.destinations.as_slice() else { panic!("two destinations") };
-        assert_eq!((stdout.interval.as_secs(), stdout.filter, &stdout.kind), (10, Filter::Reject, &Kind::Stdout));
-        assert_eq!((file.interval.as_secs(), file.filter), (1, Filter::All));
+        assert_eq!((stdout.interval.as_secs(), &stdout.filter, &stdout.kind), (10, &Filter::Reject, &Kind::Stdout));
+        assert_eq!((file.interval.as_secs(), &file.filter), (1, &Filter::All));
         assert_eq!(file.format.text(), "${version} ${rtt-src}");
         let rotation = Rotation { size: Some(1 << 20), gzip: false, ..Rotation::default() };
         assert_eq!(file.kind, Kind::File { path: "/tmp/x".into(), rotation });
@@ -441,6 +417,8 @@ mod tests {
         assert!(interval.contains("test:2") && interval.contains("\"1s\" to \"600s\""), "{interval}");
         let format = refusal("[flow_logs]\nformat = \"${srcaddr} ${nonsense}\"");
         assert!(format.contains("${nonsense}"), "{format}");
+        let filter = refusal("[flow_logs]\nfilter = \"dstport https\"");
+        assert!(filter.contains("test:2") && filter.contains("https"), "{filter}");
         let kind = refusal("[[flow_logs.destination]]\nkind = \"kafka\"");
         assert!(kind.contains("\"file\" or \"stdout\""), "{kind}");
         let key = refusal("[[flow_logs.destination]]\nkind = \"stdout\"\npath = \"x\"");

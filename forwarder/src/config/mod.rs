@@ -21,7 +21,7 @@ pub use firewall::{
 };
 pub use firewall::{SetError, is_set_name, parse_range, parse_set, read_set_file};
 pub use flow_logs::{
-    Cloud, Destination, Filter, FlowLogs, Identity, InterfaceIdentity, Kind as DestinationKind, Objects, Rotation,
+    Cloud, Destination, FlowLogs, Identity, InterfaceIdentity, Kind as DestinationKind, Objects, Rotation,
 };
 pub use interface::{Interface, ReversePath, Role};
 pub use limits::{CONNECTIONS, Flows, Icmp, Measure, PickUpTcp};

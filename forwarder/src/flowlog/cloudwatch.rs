@@ -8,8 +8,7 @@ use super::aws::{Aws, failed};
 use super::destination::Sink;
 use super::spool::{Failed, Segment, Spool, Upload};
 use super::text::records;
-use crate::config::Filter;
-use crate::record::{Batch, Direction, Format, Interfaces, Record};
+use crate::record::{Batch, Direction, Filter, Format, Interfaces, Record};
 use aws_sdk_cloudwatchlogs::Client;
 use aws_sdk_cloudwatchlogs::error::ProvideErrorMetadata;
 use aws_sdk_cloudwatchlogs::types::InputLogEvent;
@@ -90,7 +89,7 @@ pub fn stream_name(interface: &str) -> String {
 }
 
 impl Sink for CloudWatchSink {
-    fn take(&mut self, batch: &Batch, filter: Filter) -> io::Result<u64> {
+    fn take(&mut self, batch: &Batch, filter: &Filter) -> io::Result<u64> {
         let mut count = 0;
         for (record, interface) in records(batch, filter) {
             self.add(&record, interface, &batch.interfaces)?;
@@ -124,6 +123,10 @@ impl Sink for CloudWatchSink {
             self.spool.finish();
         }
         self.spool.given_up()
+    }
+
+    fn waiting(&self) -> Option<u64> {
+        Some(self.spool.waiting() + self.streams.values().map(|(segment, _)| segment.length()).sum::<u64>())
     }
 }
 

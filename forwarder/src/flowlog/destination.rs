@@ -8,8 +8,7 @@
 //! ```
 
 use super::progress::Progress;
-use crate::config::Filter;
-use crate::record::{Batch, Interfaces, Record, Span, Window};
+use crate::record::{Batch, Filter, Interfaces, Record, Span, Window};
 use crossbeam::channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -31,7 +30,7 @@ pub trait Sink: Send {
     ///
     /// # Errors
     /// When none of them is kept.
-    fn take(&mut self, batch: &Batch, filter: Filter) -> io::Result<u64>;
+    fn take(&mut self, batch: &Batch, filter: &Filter) -> io::Result<u64>;
 
     /// Takes a record that is about an interface and not about packets.
     ///
@@ -47,6 +46,11 @@ pub trait Sink: Send {
 
     /// Time has passed, or all is to be finished now: rotates, sends. Returns records that were given up.
     fn poll(&mut self, finish: bool) -> u64;
+
+    /// Bytes that wait on disk for a service; `None`: nothing ever does.
+    fn waiting(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What goes through the queue.
@@ -64,6 +68,8 @@ enum Message {
 pub struct Counters {
     records: AtomicU64,
     lost: AtomicU64,
+    /// Bytes in the spool, more one; 0: there is none.
+    waiting: AtomicU64,
     error: Mutex<Option<String>>,
 }
 
@@ -76,6 +82,8 @@ pub struct DestinationStatus {
     pub records: u64,
     /// Windows and records lost; each time a SKIPDATA record says so.
     pub lost: u64,
+    /// Bytes that wait on disk for the service; none where there is no spool.
+    pub spool_bytes: Option<u64>,
     /// The latest failure, until something succeeds.
     pub error: Option<String>,
 }
@@ -165,6 +173,7 @@ impl Destination {
             name: self.name.clone(),
             records: counters.records.load(Ordering::Relaxed),
             lost: counters.lost.load(Ordering::Relaxed),
+            spool_bytes: counters.waiting.load(Ordering::Relaxed).checked_sub(1),
             error: counters.error.lock().expect("no thread panics while it holds the error").clone(),
         }
     }
@@ -224,6 +233,8 @@ impl Worker {
             }
             let given_up = self.sink.poll(false);
             self.note_lost(given_up, None);
+            let waiting = self.sink.waiting().map_or(0, |bytes| bytes.saturating_add(1));
+            self.counters.waiting.store(waiting, Ordering::Relaxed);
         }
         self.flush();
         let given_up = self.sink.poll(true);
@@ -238,7 +249,7 @@ impl Worker {
             }
         }
         self.flushed = false;
-        match self.sink.take(batch, self.filter) {
+        match self.sink.take(batch, &self.filter) {
             Ok(records) => {
                 self.counters.records.fetch_add(records, Ordering::Relaxed);
                 self.note_success();
@@ -332,7 +343,7 @@ mod tests {
     }
 
     impl Sink for Memory {
-        fn take(&mut self, batch: &Batch, _: Filter) -> io::Result<u64> {
+        fn take(&mut self, batch: &Batch, _: &Filter) -> io::Result<u64> {
             self.add(format!("{} windows", batch.windows.len())).map(|()| batch.windows.len() as u64)
         }
 
@@ -354,7 +365,7 @@ mod tests {
     struct Slow(Memory, Receiver<()>);
 
     impl Sink for Slow {
-        fn take(&mut self, batch: &Batch, filter: Filter) -> io::Result<u64> {
+        fn take(&mut self, batch: &Batch, filter: &Filter) -> io::Result<u64> {
             // Nobody is there any more to hold it back.
             let _ = self.1.recv();
             self.0.take(batch, filter)

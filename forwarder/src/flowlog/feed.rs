@@ -115,7 +115,9 @@ impl Feed {
     /// When a window ends next, on the machine's steady clock from now.
     pub fn ends_in(&self) -> Option<Duration> {
         let now = self.clocks.steady();
-        self.groups.iter().map(|group| group.ends.saturating_sub(now)).min()
+        // Who watches takes what comes with the passes that there are.
+        let logs = self.groups.iter().filter(|group| matches!(group.out, Out::Destinations(_)));
+        logs.map(|group| group.ends.saturating_sub(now)).min()
     }
 
     /// A pass begins, at this time of the datapath. `close`: all windows end with it.
@@ -333,7 +335,7 @@ impl Group {
         let batch = Arc::new(Batch { interfaces: interfaces.clone(), windows });
         match &self.out {
             Out::Destinations(list) => list.iter().for_each(|destination| destination.windows(batch.clone())),
-            Out::Watchers(watchers) => watchers.windows(batch),
+            Out::Watchers(watchers) => watchers.windows(&batch),
         }
     }
 
@@ -360,12 +362,7 @@ impl Group {
         }
         if std::mem::take(&mut self.closing) {
             let span = Span { start: self.opened, end: now.unix().max(self.opened) };
-            match &self.out {
-                Out::Destinations(list) => {
-                    list.iter().for_each(|destination| destination.close(span, interfaces.clone()))
-                }
-                Out::Watchers(watchers) => watchers.close(),
-            }
+            self.destinations().iter().for_each(|destination| destination.close(span, interfaces.clone()));
             self.begin_window(now);
         }
     }

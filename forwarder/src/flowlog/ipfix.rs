@@ -6,8 +6,7 @@
 
 use super::destination::Sink;
 use super::text::wanted;
-use crate::config::Filter;
-use crate::record::{Batch, Interfaces, NOWHERE, Record, Window};
+use crate::record::{Batch, Filter, Interfaces, NOWHERE, Record, Window};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -254,9 +253,9 @@ impl Ipfix {
 }
 
 impl Sink for Ipfix {
-    fn take(&mut self, batch: &Batch, filter: Filter) -> io::Result<u64> {
+    fn take(&mut self, batch: &Batch, filter: &Filter) -> io::Result<u64> {
         let mut records = 0;
-        for window in batch.windows.iter().filter(|window| wanted(filter, window)) {
+        for window in batch.windows.iter().filter(|window| wanted(filter, window, &batch.interfaces)) {
             records += self.window(window, &batch.interfaces)?;
         }
         self.send()?;
@@ -305,7 +304,7 @@ mod tests {
         let other = Window { arrived: tuple("2001:db8::1"), left: tuple("2001:db8::1"), ..Window::default() };
         let windows: Vec<_> = [window, other].into_iter().cycle().take(100).collect();
         let interfaces = Arc::new(Interfaces { list: vec![Interface::default()], rules: Vec::new() });
-        let records = ipfix.take(&Batch { interfaces, windows }, Filter::All).expect("it is there");
+        let records = ipfix.take(&Batch { interfaces, windows }, &Filter::All).expect("it is there");
         assert_eq!(records, 50 * 3 + 50);
         let (mut data, mut sequence, mut templates) = (0, 0, 0);
         while data < records as u32 {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sweeper --> feed --> ledger           what has been logged of each entry: windows are subtractions
-//!              |  '--> watch            who follows live: `flow-logs tail`, `top`
+//!              |  '--> watch            who follows live: `flow-logs tail`
 //!              '--> destination ------> text --> file, stdout
 //!                    a thread, bounded   |  '--> s3 ---------.
 //!                    queue, SKIPDATA     |--> cloudwatch ----+--> spool --> aws
@@ -131,6 +131,7 @@ impl FlowLogs {
 
     /// After the feed's last pass: writes what is on its way, and ends the threads.
     pub fn finish(&self, patience: Duration) {
+        self.watchers.end();
         self.destinations.iter().for_each(|destination| destination.finish(patience));
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn destination(
     let progress = home.directory.join(format!("flow-logs-progress-{}", code(name)));
     let (progress, was_under_way) = Progress::open(&progress)?;
     let (sink, torn) = sink(config, name, home, identity)?;
-    let destination = Destination::start(name.to_owned(), config.filter, sink, progress)?;
+    let destination = Destination::start(name.to_owned(), config.filter.clone(), sink, progress)?;
     if was_under_way || torn {
         tracing::warn!("flow logs: records were on their way to {name} when the last controller ended");
         destination.lost(1);

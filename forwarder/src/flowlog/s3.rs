@@ -65,6 +65,10 @@ impl Lines for S3Lines {
         }
         self.spool.given_up()
     }
+
+    fn waiting(&self) -> Option<u64> {
+        Some(self.spool.waiting() + self.segment.length())
+    }
 }
 
 /// The service.

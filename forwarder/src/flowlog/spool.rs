@@ -150,6 +150,11 @@ impl Spool {
         Ok(())
     }
 
+    /// Bytes in closed segments, which wait for the service.
+    pub fn waiting(&self) -> u64 {
+        self.shared.waiting.load(Ordering::Relaxed)
+    }
+
     /// Lines that were given up since the last call.
     pub fn given_up(&self) -> u64 {
         self.shared.given_up.swap(0, Ordering::Relaxed)

@@ -1,8 +1,7 @@
 //! Records as lines of text, whatever they are appended to.
 
 use super::destination::Sink;
-use crate::config::Filter;
-use crate::record::{Batch, Direction, Format, Interfaces, Record, Window};
+use crate::record::{Batch, Direction, Filter, Format, Interfaces, Line, Record, Window};
 use std::io::{self, Write};
 
 /// Where lines go.
@@ -17,6 +16,11 @@ pub trait Lines: Send {
     fn poll(&mut self, finish: bool) -> u64 {
         let _ = finish;
         0
+    }
+
+    /// Bytes that wait on disk for a service; `None`: nothing ever does.
+    fn waiting(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -35,25 +39,25 @@ impl<L> Text<L> {
     }
 }
 
-/// Whether a filter lets a window through.
-pub fn wanted(filter: Filter, window: &Window) -> bool {
-    match filter {
-        Filter::All => true,
-        Filter::Accept => window.refused.is_none(),
-        Filter::Reject => window.refused.is_some(),
-    }
+/// Whether a filter lets one of a window's records through.
+pub fn wanted(filter: &Filter, window: &Window, names: &Interfaces) -> bool {
+    window.records().any(|record| is_wanted(filter, window, record, names))
+}
+
+fn is_wanted(filter: &Filter, window: &Window, (number, direction): (u16, Direction), names: &Interfaces) -> bool {
+    names.at(number).is_some_and(|interface| filter.matches(&Line { window, direction, interface, names }))
 }
 
 /// The records of a batch that a filter lets through, with their interfaces.
-pub fn records(batch: &Batch, filter: Filter) -> impl Iterator<Item = (Record<'_>, u16)> {
-    batch.windows.iter().filter(move |window| wanted(filter, window)).flat_map(|window| {
-        let record = move |(interface, direction): (u16, Direction)| (Record::Flow(window, direction), interface);
-        window.records().map(record)
+pub fn records<'a>(batch: &'a Batch, filter: &'a Filter) -> impl Iterator<Item = (Record<'a>, u16)> {
+    batch.windows.iter().flat_map(move |window| {
+        let wanted = window.records().filter(|record| is_wanted(filter, window, *record, &batch.interfaces));
+        wanted.map(|(interface, direction)| (Record::Flow(window, direction), interface))
     })
 }
 
 impl<L: Lines> Sink for Text<L> {
-    fn take(&mut self, batch: &Batch, filter: Filter) -> io::Result<u64> {
+    fn take(&mut self, batch: &Batch, filter: &Filter) -> io::Result<u64> {
         self.buffer.clear();
         let mut count = 0;
         for (record, interface) in records(batch, filter) {
@@ -80,6 +84,10 @@ impl<L: Lines> Sink for Text<L> {
 
     fn poll(&mut self, finish: bool) -> u64 {
         self.lines.poll(finish)
+    }
+
+    fn waiting(&self) -> Option<u64> {
+        self.lines.waiting()
     }
 }
 

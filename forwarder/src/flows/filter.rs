@@ -1,5 +1,7 @@
 //! Which connections are meant: what `forwarder flows` takes on the command line and in a query.
 
+pub use crate::record::protocol_name;
+use crate::record::{protocol_named, protocol_names};
 use forwarder_ebpf::conntrack::State;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -27,24 +29,9 @@ pub struct Filter {
     pub state: Option<String>,
 }
 
-/// Names of the protocols that have one here; all others go by their number (IANA).
-const PROTOCOLS: [(&str, u8); 8] =
-    [("icmp", 1), ("tcp", 6), ("udp", 17), ("gre", 47), ("esp", 50), ("ah", 51), ("icmpv6", 58), ("sctp", 132)];
-
-/// The name of an IP protocol, or its number.
-pub fn protocol_name(number: u8) -> String {
-    PROTOCOLS
-        .iter()
-        .find(|(_, other)| *other == number)
-        .map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())
-}
-
 fn parse_protocol(text: &str) -> Result<u8, String> {
-    let named = PROTOCOLS.iter().find(|(name, _)| text.eq_ignore_ascii_case(name)).map(|(_, number)| *number);
-    named.or_else(|| text.parse().ok()).ok_or_else(|| {
-        let names: Vec<_> = PROTOCOLS.iter().map(|(name, _)| *name).collect();
-        format!("not a protocol: {} or a number from 0 to 255", names.join(", "))
-    })
+    let number = protocol_named(text).or_else(|| text.parse().ok());
+    number.ok_or_else(|| format!("not a protocol: {} or a number from 0 to 255", protocol_names()))
 }
 
 fn parse_state(text: &str) -> Result<String, String> {

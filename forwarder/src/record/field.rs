@@ -88,6 +88,18 @@ fields! {
     RejectReason "reject-reason" 8 String "AWS's own reasons, which are not ours; see drop-reason."
     ResourceId "resource-id" 9 String "Does not apply."
     EncryptionStatus "encryption-status" 10 Int32 "Not known here."
+    InstanceTag "instance-tag" 11 String "Not known here."
+    InstanceTag2 "instance-tag-2" 11 String "Not known here."
+    InterfaceTag "interface-tag" 11 String "Not known here."
+    InterfaceTag2 "interface-tag-2" 11 String "Not known here."
+    AsgTag "asg-tag" 11 String "Not known here."
+    AsgTag2 "asg-tag-2" 11 String "Not known here."
+    InterfaceType "interface-type" 11 String "Not known here."
+    NextHopInterfaceId "next-hop-interface-id" 11 String "Not known here."
+    NextHopSubnetId "next-hop-subnet-id" 11 String "Not known here."
+    NextHopAzId "next-hop-az-id" 11 String "Not known here."
+    NextHopVpcId "next-hop-vpc-id" 11 String "Not known here."
+    NextHopInterfaceType "next-hop-interface-type" 11 String "Not known here."
 
     InterfaceName "interface-name" OWN String "Name of the interface on the host."
     ForwarderDirection "forwarder-direction" OWN String "outbound, inbound, internal or external: between which sides."
@@ -139,7 +151,7 @@ mod tests {
     #[test]
     fn versions_have_as_many_fields_as_aws_says() {
         let up_to = |version| Field::ALL.iter().filter(|field| (2..=version).contains(&field.version())).count();
-        assert_eq!([2, 3, 4, 5, 7, 8, 9, 10].map(up_to), [14, 21, 25, 29, 39, 40, 41, 42]);
+        assert_eq!([2, 3, 4, 5, 7, 8, 9, 10, 11].map(up_to), [14, 21, 25, 29, 39, 40, 41, 42, 54]);
         assert_eq!(Field::DEFAULT, &Field::ALL[..14]);
     }
 

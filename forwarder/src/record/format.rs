@@ -1,7 +1,7 @@
 //! A format, and records as lines of it: single spaces, `-` for what does not apply, as AWS writes and parsers expect.
 
-use super::{Direction, Interface, Interfaces, Place, Record, Span, Tuple, Window};
-use super::{Field, OWN};
+use super::value::of_interface;
+use super::{Field, Interface, Interfaces, Line, OWN, Record, Span, Value};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -91,17 +91,30 @@ impl Format {
 
     /// Appends a record of an interface as a line, its end included.
     pub fn write(&self, out: &mut Vec<u8>, record: &Record<'_>, interface: &Interface, names: &Interfaces) {
+        let (span, status) = match record {
+            Record::Flow(window, direction) => {
+                return self.write_line(out, &Line { window, direction: *direction, interface, names });
+            }
+            Record::NoData(span) => (*span, "NODATA"),
+            Record::SkipData(span) => (*span, "SKIPDATA"),
+        };
+        self.write_fields(out, |out, field| self.status_field(out, field, interface, (span, status)));
+    }
+
+    /// Appends a record of packets as a line, its end included.
+    pub fn write_line(&self, out: &mut Vec<u8>, line: &Line<'_>) {
+        self.write_fields(out, |out, field| match field {
+            Field::Version => number(out, self.version),
+            field => put(out, line.value(field)),
+        });
+    }
+
+    fn write_fields(&self, out: &mut Vec<u8>, write: impl Fn(&mut Vec<u8>, Field)) {
         for (at, field) in self.fields.iter().enumerate() {
             if at > 0 {
                 out.push(b' ');
             }
-            match record {
-                Record::Flow(window, direction) => {
-                    Line { version: self.version, window, direction: *direction, interface, names }.field(out, *field);
-                }
-                Record::NoData(span) => self.status_field(out, *field, interface, (*span, "NODATA")),
-                Record::SkipData(span) => self.status_field(out, *field, interface, (*span, "SKIPDATA")),
-            }
+            write(out, *field);
         }
         out.push(b'\n');
     }
@@ -112,126 +125,34 @@ impl Format {
             Field::Start => number(out, span.start),
             Field::End => number(out, span.end),
             Field::LogStatus => out.extend_from_slice(status.as_bytes()),
-            other => identity(out, other, interface),
-        }
-    }
-}
-
-/// One record of packets, being written.
-struct Line<'a> {
-    version: u32,
-    window: &'a Window,
-    direction: Direction,
-    interface: &'a Interface,
-    names: &'a Interfaces,
-}
-
-impl Line<'_> {
-    /// The packet as it is at this interface.
-    fn tuple(&self) -> &Tuple {
-        match self.direction {
-            Direction::Ingress => &self.window.arrived,
-            Direction::Egress => &self.window.left,
+            other => put(out, of_interface(interface, other)),
         }
     }
 
-    fn field(&self, out: &mut Vec<u8>, field: Field) {
-        let (window, tuple) = (self.window, self.tuple());
-        match field {
-            Field::Version => number(out, self.version),
-            Field::SrcAddr => address(out, shown_source(tuple, self.direction, self.interface)),
-            Field::DstAddr => address(out, shown_destination(tuple, self.direction, self.interface)),
-            // What stands there for ICMP is its identifier; AWS has no ports for it.
-            Field::SrcPort | Field::DstPort if matches!(window.protocol, 1 | 58) => number(out, 0_u8),
-            Field::SrcPort => number(out, tuple.source_port),
-            Field::DstPort => number(out, tuple.destination_port),
-            Field::Protocol => number(out, window.protocol),
-            Field::Packets => number(out, window.packets),
-            Field::Bytes => number(out, window.bytes),
-            Field::Start => number(out, window.first_ms.div_euclid(1000)),
-            Field::End => number(out, window.last_ms.div_euclid(1000)),
-            Field::Action => text(out, if window.refused.is_none() { "ACCEPT" } else { "REJECT" }),
-            Field::LogStatus => text(out, "OK"),
-            Field::TcpFlags => number(out, window.tcp_flags),
-            Field::Type => text(out, if tuple.source.is_ipv4() { "IPv4" } else { "IPv6" }),
-            Field::PktSrcAddr => address(out, tuple.source),
-            Field::PktDstAddr => address(out, tuple.destination),
-            Field::FlowDirection => {
-                text(out, if self.direction == Direction::Ingress { "ingress" } else { "egress" });
-            }
-            other => self.own_field(out, other),
+    /// Appends a record of packets as a JSON object in a line: numbers as numbers, and what does not apply as null.
+    pub fn write_json(&self, out: &mut Vec<u8>, line: &Line<'_>) {
+        let mut object = serde_json::Map::new();
+        for field in &self.fields {
+            let value = match line.value(*field) {
+                _ if *field == Field::Version => self.version.into(),
+                Value::None => serde_json::Value::Null,
+                Value::Number(number) => number.into(),
+                Value::Address(address) => address.to_string().into(),
+                Value::Text(text) => text.into(),
+            };
+            object.insert(field.name().to_owned(), value);
         }
-    }
-
-    fn own_field(&self, out: &mut Vec<u8>, field: Field) {
-        let window = self.window;
-        let (before, after) = (&window.arrived, &window.left);
-        let translated = window.refused.is_none() && window.is_translated();
-        match field {
-            Field::ForwarderDirection => text(out, self.sides()),
-            Field::InitiatedBy if window.refused.is_none() => {
-                text(out, if window.originator { "source" } else { "destination" });
-            }
-            Field::OrigSrcAddr => address(out, before.source),
-            Field::OrigSrcPort => number(out, before.source_port),
-            Field::OrigDstAddr => address(out, before.destination),
-            Field::OrigDstPort => number(out, before.destination_port),
-            Field::NatSrcAddr if translated => address(out, after.source),
-            Field::NatSrcPort if translated => number(out, after.source_port),
-            Field::NatDstAddr if translated => address(out, after.destination),
-            Field::NatDstPort if translated => number(out, after.destination_port),
-            Field::RuleName => text(out, self.names.rule(window.rule).unwrap_or("-")),
-            Field::DropReason => text(out, window.refused.map_or("-", |reason| reason.name())),
-            Field::FlowDuration if window.begun_ms != 0 => number(out, (window.last_ms - window.begun_ms).max(0)),
-            Field::RttSrc if window.rtt_source_us != 0 => number(out, window.rtt_source_us),
-            Field::RttDst if window.rtt_destination_us != 0 => number(out, window.rtt_destination_us),
-            other => identity(out, other, self.interface),
-        }
-    }
-
-    fn sides(&self) -> &'static str {
-        let place = |number| self.names.at(number).map(|interface| interface.place).unwrap_or_default();
-        match (place(self.window.ingress), place(self.window.egress)) {
-            (Place::Inside, Place::Outside) => "outbound",
-            (Place::Outside, Place::Inside) => "inbound",
-            (Place::Inside, Place::Inside) => "internal",
-            (Place::Outside, Place::Outside) => "external",
-            _ => "-",
-        }
+        serde_json::to_writer(&mut *out, &object).expect("plain data is JSON, and memory takes it");
+        out.push(b'\n');
     }
 }
 
-/// `srcaddr`: leaving, AWS shows the interface's own address whatever the packet's is ("Flow log limitations").
-pub fn shown_source(tuple: &Tuple, direction: Direction, interface: &Interface) -> IpAddr {
-    if direction == Direction::Egress { own(tuple.source, interface) } else { tuple.source }
-}
-
-/// `dstaddr`: entering, the same.
-pub fn shown_destination(tuple: &Tuple, direction: Direction, interface: &Interface) -> IpAddr {
-    if direction == Direction::Ingress { own(tuple.destination, interface) } else { tuple.destination }
-}
-
-fn own(packets: IpAddr, interface: &Interface) -> IpAddr {
-    if packets.is_ipv4() { interface.address4 } else { interface.address6 }.unwrap_or(packets)
-}
-
-/// What is known of the interface; all else is `-`.
-fn identity(out: &mut Vec<u8>, field: Field, interface: &Interface) {
-    let known = match field {
-        Field::AccountId => &interface.account_id,
-        Field::InterfaceId => &interface.interface_id,
-        Field::VpcId => &interface.vpc_id,
-        Field::SubnetId => &interface.subnet_id,
-        Field::InstanceId => &interface.instance_id,
-        Field::Region => &interface.region,
-        Field::AzId => &interface.az_id,
-        Field::InterfaceName => &interface.name,
-        _ => "-",
-    };
-    match known {
-        "" if field == Field::AccountId => text(out, "unknown"),
-        "" => text(out, "-"),
-        known => text(out, known),
+fn put(out: &mut Vec<u8>, value: Value<'_>) {
+    match value {
+        Value::None => out.push(b'-'),
+        Value::Number(value) => number(out, value),
+        Value::Address(value) => address(out, value),
+        Value::Text(value) => text(out, value),
     }
 }
 
@@ -263,7 +184,7 @@ fn address(out: &mut Vec<u8>, address: IpAddr) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::NOWHERE;
+    use crate::record::{Direction, NOWHERE, Tuple, Window};
     use forwarder_ebpf::verdict::Drop;
 
     fn ip(text: &str) -> IpAddr {

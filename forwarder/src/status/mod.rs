@@ -3,6 +3,7 @@
 pub mod text;
 
 use crate::datapath::Mode;
+use crate::flowlog::destination::DestinationStatus;
 use crate::flows::sweep::Census;
 use crate::measure::latency::ProcessingTime;
 use crate::measure::rates::{Count, Meter, Traffic};
@@ -38,6 +39,8 @@ pub struct Status {
     pub flows: Flows,
     /// Use of the public addresses.
     pub public_addresses: Vec<PublicAddress>,
+    /// Destinations of flow logs, and what has become of their records.
+    pub flow_logs: Vec<DestinationStatus>,
     /// Time from a frame's entry into the datapath to its verdict, over the last minute.
     pub processing_time: ProcessingTime,
 }

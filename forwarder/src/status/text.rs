@@ -1,6 +1,7 @@
 //! The status as text: what an operator wants to see first stands first, and nothing that did not happen.
 
 use super::{Flows, Interface, Reason, Status};
+use crate::flowlog::destination::DestinationStatus;
 use crate::measure::latency::ProcessingTime;
 use crate::measure::rates::Traffic;
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ pub fn page(status: &Status) -> String {
     reasons(&mut page, "left to the host", &status.passed);
     flows(&mut page, &status.flows);
     public_addresses(&mut page, status);
+    flow_logs(&mut page, status);
     processing_time(&mut page, &status.processing_time);
     page
 }
@@ -115,6 +117,14 @@ fn public_addresses(page: &mut String, status: &Status) {
             public.ports_used,
             public.ports
         );
+    }
+}
+
+fn flow_logs(page: &mut String, status: &Status) {
+    for DestinationStatus { name, records, lost, spool_bytes, error } in &status.flow_logs {
+        let spool = spool_bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes wait"));
+        let error = error.as_ref().map_or_else(String::new, |error| format!("; last error: {error}"));
+        line!(page, "flow logs to {name}: {records} records, {lost} lost{spool}{error}");
     }
 }
 

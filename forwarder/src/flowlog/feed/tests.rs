@@ -1,11 +1,10 @@
 //! A feed with clocks in hand, entries that send and destinations that remember: what is logged is what was sent.
 
 use super::*;
-use crate::config::Filter;
 use crate::flowlog::clock::tests::Hand;
 use crate::flowlog::destination::Sink;
 use crate::flowlog::progress::Progress;
-use crate::record::{Interface, Record, Tuple};
+use crate::record::{Direction, Filter, Interface, Record, Tuple};
 use forwarder_ebpf::verdict::Drop;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -15,7 +14,7 @@ use std::sync::Mutex;
 struct Memory(Arc<Mutex<(Vec<Window>, Vec<String>)>>);
 
 impl Sink for Memory {
-    fn take(&mut self, batch: &Batch, _: Filter) -> io::Result<u64> {
+    fn take(&mut self, batch: &Batch, _: &Filter) -> io::Result<u64> {
         self.0.lock().expect("no test panics with it").0.extend_from_slice(&batch.windows);
         Ok(batch.windows.len() as u64)
     }
@@ -251,16 +250,15 @@ fn watchers_see_what_comes_while_they_watch() {
     let mut world = World::new(&[60]);
     let counts = world.counts(10);
     world.pass(|feed| feed.observe(Family::V4, 9, &counts, describe(1)));
-    let mut seen = world.feed.watchers.watch();
+    let mut seen = world.feed.watchers.watch(Filter::All).expect("room");
     for round in 2..=6 {
         let counts = world.counts(10 * round);
         world.pass(|feed| feed.observe(Family::V4, 9, &counts, describe(1)));
     }
     let mut packets = 0;
     while let Ok(event) = seen.try_recv() {
-        if let crate::flowlog::watch::Seen::Windows(batch) = event {
-            packets += batch.windows.iter().map(|window| window.packets).sum::<u64>();
-        }
+        let ingress = event.records.iter().filter(|(.., direction)| *direction == Direction::Ingress);
+        packets += ingress.map(|(window, ..)| window.packets).sum::<u64>();
     }
     assert!((30..=40).contains(&packets), "{packets}");
     drop(seen);
