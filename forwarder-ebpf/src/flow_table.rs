@@ -161,6 +161,17 @@ fn has<K: FlowKey>(slot: &Slot<K>, key: &K) -> bool {
     slot.entry.status.load() & TENANCY == LIVE && key.is(&slot.key)
 }
 
+/// Has the memory come that an insertion of this key is going to write, while the caller does something else: what is
+/// loaded here is not waited for, and a store would be, at the next atomic exchange.
+#[inline(always)]
+pub fn expect<K: FlowKey, S: Slots<K>>(slots: &S, key: &K) {
+    let Some(shape) = slots.shape() else { return };
+    let index = Place::of(key, shape).first;
+    if let (Some(slot), Some(birth)) = (slots.slot(index), slots.birth(index)) {
+        core::hint::black_box((birth.since.load(), slot.entry.status.load()));
+    }
+}
+
 /// How the entry with this key came to be.
 #[inline(always)]
 pub fn find_birth<'s, K: FlowKey, S: Slots<K>>(slots: &'s S, key: &K) -> Option<&'s Birth> {

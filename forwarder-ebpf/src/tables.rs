@@ -27,6 +27,9 @@ pub trait FlowTable<K> {
     /// The same, but it may miss one in a crowded place.
     fn flow_nearby(&self, key: &K) -> Option<&FlowEntry>;
 
+    /// A flow with this key is likely to be inserted soon.
+    fn expect_flow(&self, key: &K);
+
     /// How the entry with this key came to be.
     fn birth(&self, key: &K) -> Option<&Birth>;
 

@@ -152,6 +152,11 @@ macro_rules! flow_table {
             }
 
             #[inline(always)]
+            fn expect_flow(&self, key: &$key) {
+                flow_table::expect(self, key);
+            }
+
+            #[inline(always)]
             fn flow_nearby(&self, key: &$key) -> Option<&FlowEntry> {
                 flow_table::find_nearby(self, key).map(|slot| &slot.entry)
             }

@@ -100,6 +100,8 @@ impl Packet for Packet4 {
             && let Source::Public(address) = nat::source(tables, at.control, &self.key)
         {
             answer.destination = address;
+            FlowTable::<FlowKey4>::expect_flow(tables, &self.key);
+            FlowTable::<FlowKey4>::expect_flow(tables, &answer);
             taken = Verdict::Drop(Drop::NatExhausted);
             if self.has_ports() {
                 if !nat::find_port(tables, at.control, &mut answer, self.key.source_port) {

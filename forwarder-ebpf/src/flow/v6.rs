@@ -105,6 +105,8 @@ impl Packet6 {
     fn insert<T: Tables>(&self, tables: &T, at: &Arrival<'_>, (way, bits): (&Way, (u32, u32))) -> Result<(), Refused> {
         let answer = self.key.reversed(way.side);
         let birth = birth(at);
+        FlowTable::<FlowKey6>::expect_flow(tables, &self.key);
+        FlowTable::<FlowKey6>::expect_flow(tables, &answer);
         let entry = fresh_entry(at, bits.1, at.iface.side);
         set_way(&entry, at, None);
         match tables.insert_flow(&answer, &entry, &birth) {

@@ -22,6 +22,10 @@ macro_rules! flow_table {
                 self.$flows.find(key)
             }
 
+            fn expect_flow(&self, key: &$key) {
+                flow_table::expect(&self.$flows, key);
+            }
+
             fn flow_nearby(&self, key: &$key) -> Option<&FlowEntry> {
                 flow_table::find_nearby(&self.$flows, key).map(|slot| &slot.entry)
             }
