@@ -72,7 +72,7 @@ pub struct Options {
     /// IP versions
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["4"])]
     pub families: Vec<Family>,
-    /// Devices under test; all by default
+    /// Devices under test; by default all without rules
     #[arg(long, value_enum, value_delimiter = ',')]
     pub devices: Vec<Device>,
     /// Rounds, each with every device
@@ -124,7 +124,7 @@ impl Options {
         }
         if options.devices.is_empty() {
             let headline = vec![Device::Bare, Device::Forwarder, Device::Nft];
-            options.devices = if self.quick { headline } else { Device::ALL.to_vec() };
+            options.devices = if self.quick { headline } else { Device::USUAL.to_vec() };
         }
         options
     }

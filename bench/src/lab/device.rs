@@ -1,5 +1,7 @@
 //! The devices under test, and how each is set to work.
 
+mod rules;
+
 use anyhow::{Context, Result, ensure};
 use forwarder_kit::{Appliance, Netns};
 use std::fs;
@@ -17,6 +19,12 @@ pub enum Device {
     Kernel,
     /// The kernel with an nftables masquerade rule; for IPv6 with a stateful filter.
     Nft,
+    /// forwarder with 10,000 firewall rules, the last of which allows.
+    ForwarderRules,
+    /// The kernel as `Nft`, with the same rules one after another in a chain.
+    NftChain,
+    /// The kernel as `Nft`, with the same rules as elements of one set.
+    NftSet,
 }
 
 /// For how many flows a device's table is made.
@@ -62,8 +70,8 @@ pub struct AtWork {
 const PATIENT_S: u32 = 900;
 
 impl Device {
-    /// All, in the order they are measured.
-    pub const ALL: [Self; 5] = [Self::Drop, Self::Bare, Self::Forwarder, Self::Kernel, Self::Nft];
+    /// Those measured unless told otherwise, in their order.
+    pub const USUAL: [Self; 5] = [Self::Drop, Self::Bare, Self::Forwarder, Self::Kernel, Self::Nft];
 
     /// As tables call it.
     pub fn name(self) -> &'static str {
@@ -73,12 +81,15 @@ impl Device {
             Self::Forwarder => "forwarder",
             Self::Kernel => "kernel forwarding",
             Self::Nft => "nft masquerade",
+            Self::ForwarderRules => "forwarder, 10,000 rules",
+            Self::NftChain => "nft, 10,000 rules in a chain",
+            Self::NftSet => "nft, 10,000 rules in a set",
         }
     }
 
     /// Gives clients its own IPv4 address.
     pub fn translates(self) -> bool {
-        matches!(self, Self::Forwarder | Self::Nft)
+        !matches!(self, Self::Drop | Self::Bare | Self::Kernel)
     }
 
     /// Lowers TTL and hop limit.
@@ -96,12 +107,23 @@ impl Device {
             Self::Drop | Self::Bare => Ok(AtWork::default()),
             Self::Kernel => forward(dut).map(|()| AtWork::default()),
             Self::Nft => Ok(AtWork { _conntrack: Some(nft(dut, table)?), appliance: None }),
-            Self::Forwarder => {
-                let appliance = Appliance::start_in(dut, &forwarder_config(table, orders))?;
-                Ok(AtWork { appliance: Some(appliance), _conntrack: None })
+            Self::NftChain | Self::NftSet => {
+                let conntrack = nft(dut, table)?;
+                rules::load(dut, &if self == Self::NftSet { rules::nft_set() } else { rules::nft_chain() })?;
+                Ok(AtWork { _conntrack: Some(conntrack), appliance: None })
+            }
+            Self::Forwarder => at_work(dut, table, orders),
+            Self::ForwarderRules => {
+                let more = format!("{}{}", orders.more, rules::forwarder());
+                at_work(dut, table, &Orders { more, ..orders.clone() })
             }
         }
     }
+}
+
+fn at_work(dut: &Netns, table: FlowTable, orders: &Orders) -> Result<AtWork> {
+    let appliance = Appliance::start_in(dut, &forwarder_config(table, orders))?;
+    Ok(AtWork { appliance: Some(appliance), _conntrack: None })
 }
 
 pub(super) fn forwarder_config(table: FlowTable, Orders { idle_s, more }: &Orders) -> String {
