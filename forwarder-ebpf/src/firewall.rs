@@ -233,19 +233,15 @@ pub(crate) fn find<T: Tables>(tables: &T, at: &Arrival<'_>, stages: &Stages, is_
         tables.set_judged(Judged { stands: 0, action, reason, rule: counter, ..judged });
         return Verdict::Next(stages.refuse);
     }
-    match purpose {
-        Asked::FOR_HOST => Verdict::Pass(Pass::Host),
-        Asked::UNSERVED => Verdict::Pass(Pass::Unserved),
-        Asked::GOES_ON => Verdict::Next(stages.flow),
-        Asked::TURNS => {
-            tables.set_judged(Judged { stands: judged.stands | Judged::TURNS, ..judged });
-            Verdict::Next(stages.flow)
-        }
-        _ => {
-            tables.set_judged(Judged { stands: Judged::BEGINS, rule: counter, ..judged });
-            Verdict::Next(stages.new)
-        }
-    }
+    let (stands, next) = match purpose {
+        Asked::FOR_HOST => return Verdict::Pass(Pass::Host),
+        Asked::UNSERVED => return Verdict::Pass(Pass::Unserved),
+        Asked::GOES_ON => (judged.stands, stages.flow),
+        Asked::TURNS => (judged.stands | Judged::TURNS, stages.flow),
+        _ => (Judged::BEGINS, stages.new),
+    };
+    tables.set_judged(Judged { stands, rule: counter, ..judged });
+    Verdict::Next(next)
 }
 
 /// Counts what was decided, and has it logged where the rule says so.

@@ -174,6 +174,8 @@ fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
             entry.mtu.store(way.mtu);
             if let Some(birth) = birth {
                 birth.set_ingress(at.iface.slot);
+                // The one that allows it now: the one before may be gone, and its number another's.
+                birth.rule.store(at.rule);
             }
             entry.epoch.store(at.control.epoch as u16);
             None

@@ -185,6 +185,61 @@ fn what_the_controller_gives_up_is_counted_exactly() -> Result<()> {
     Ok(())
 }
 
+const RULES: &str = r#"
+[[firewall.rule]]
+name = "NAME"
+action = "allow"
+in = "inside"
+protocol = "udp"
+destination_ports = ["9000"]
+
+[[firewall.rule]]
+name = "no telnet"
+action = "reject"
+in = "inside"
+protocol = "tcp"
+destination_ports = ["23"]
+"#;
+
+/// Records name the rule that let a flow pass or refused it; also when it goes by another name from now on.
+#[test]
+fn rules_are_named_also_after_a_reload() -> Result<()> {
+    const FORMAT: &str = "${dstport} ${srcport} ${action} ${packets} ${rule-name} ${drop-reason} ${log-status}";
+    let directory = tempfile::tempdir()?;
+    let log = directory.path().join("flow.log");
+    let mut lab = lab(Shape::TwoArmed, &log, FORMAT, &RULES.replace("NAME", "the first"))?;
+    let _server = serve::udp_echo(&lab.net.server, &[9000])?;
+    let server = lab.server(Family::V4);
+    let socket = lab.client().enter(|| Ok(UdpSocket::bind((lab.net.client_v4(0), 0))?))?;
+    let ask = |count| -> Result<()> {
+        for _ in 0..count {
+            socket.send_to(&[0; SIZE], (server, 9000))?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    };
+    ask(10)?;
+    std::thread::sleep(Duration::from_millis(2500));
+    let config = std::fs::read_to_string(lab.appliance.scratch().join("forwarder.toml"))?;
+    lab.appliance.write_config(&config.replace("the first", "the second"))?;
+    lab.appliance.ask(&["reload"])?;
+    ask(7)?;
+    // Refused with an RST.
+    let _ = lab.client().run("curl", &format!("-s --connect-timeout 2 telnet://{server}:23/"));
+    lab.appliance.stop()?;
+    let records = read(&log, FORMAT)?;
+    let sum = |field: &str, port: &str, rule: &str, action: &str| -> u64 {
+        let of = |record: &&Record| record[field] == port && record["rule-name"] == rule && record["action"] == action;
+        records.iter().filter(of).map(|record| number(record, "packets")).sum()
+    };
+    // In and out, each way.
+    let of = |rule| (sum("dstport", "9000", rule, "ACCEPT"), sum("srcport", "9000", rule, "ACCEPT"));
+    ensure!(of("the_first") == (20, 20) && of("the_second") == (14, 14), "{records:?}");
+    ensure!(sum("dstport", "23", "no_telnet", "REJECT") == 1, "{records:?}");
+    ensure!(records.iter().all(|record| record["log-status"] != "OK" || record["rule-name"] != "-"), "{records:?}");
+    Ok(())
+}
+
 /// One at a time, each answered: so both ends know exactly how many there were. Returns the client's end.
 fn ask_and_answer(lab: &Lab, family: Family) -> Result<SocketAddr> {
     lab.client().enter(|| {

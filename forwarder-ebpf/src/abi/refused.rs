@@ -79,16 +79,16 @@ impl RefusedKey for FlowKey6 {
 }
 
 impl Refused {
-    /// Of one packet.
+    /// Of one packet, which this rule refused.
     #[inline(always)]
-    pub fn one(bytes: u64, tcp_flags: u32, now: Ticks) -> Self {
+    pub fn one(bytes: u64, tcp_flags: u32, now: Ticks, rule: u16) -> Self {
         Self {
             packets: SharedU64::new(1),
             bytes: SharedU64::new(bytes),
             tcp_flags: SharedU32::new(tcp_flags),
             first: SharedU32::new(now),
             last: SharedU32::new(now),
-            rule: SharedU32::new(0),
+            rule: SharedU32::new(rule as u32),
         }
     }
 

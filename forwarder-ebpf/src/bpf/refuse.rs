@@ -36,7 +36,8 @@ pub struct Refusal {
     reason: u8,
     /// The frame has become an answer to its sender.
     answered: u8,
-    zero: u16,
+    /// Firewall rule that refused it, 0 for none.
+    rule: u16,
     /// Number of the outcome.
     outcome: u32,
     /// The frame as it came, bytes.
@@ -55,7 +56,10 @@ pub fn hand_over(ctx: &XdpContext, stage: Stage, verdict: Verdict, length: u32) 
         return;
     }
     let Some(scratch) = scratch() else { return };
-    scratch.refusal = Refusal { reason: reason as u8, answered, zero: 0, outcome: reason.outcome(), length };
+    // What a rule let through may be dropped for another reason; that is not the rule's doing.
+    let by_rule = matches!(reason, Drop::Policy | Drop::Rejected | Drop::HostPolicy | Drop::Bogon);
+    let rule = if by_rule { scratch.judged.rule } else { 0 };
+    scratch.refusal = Refusal { reason: reason as u8, answered, rule, outcome: reason.outcome(), length };
     let next = match stage {
         Stage::Flow4 | Stage::New4 | Stage::Related4 | Stage::Answer4 => Stage::Refused4,
         _ => Stage::Refused6,
@@ -80,7 +84,7 @@ pub fn refused4(ctx: XdpContext) -> u32 {
             false => unread4(frame, refusal)?,
         };
         key.zero = by.pack();
-        note(&REFUSED4, &key, &Refused::one(bytes, tcp_flags, now()));
+        note(&REFUSED4, &key, &Refused::one(bytes, tcp_flags, now(), refusal.rule));
         Some(())
     })
 }
@@ -94,7 +98,7 @@ pub fn refused6(ctx: XdpContext) -> u32 {
             false => unread6(frame, refusal)?,
         };
         key.zero = by.pack();
-        note(&REFUSED6, &key, &Refused::one(bytes, tcp_flags, now()));
+        note(&REFUSED6, &key, &Refused::one(bytes, tcp_flags, now(), refusal.rule));
         Some(())
     })
 }
@@ -175,6 +179,7 @@ fn add<K>(map: &HashMap<K, Refused>, key: &K, one: &Refused) -> bool {
     let known = unsafe { &*pointer };
     let last: Ticks = one.last.load();
     known.add(one.bytes.load(), one.tcp_flags.load(), last);
+    known.rule.store(one.rule.load());
     true
 }
 

@@ -40,7 +40,11 @@ impl Ledger {
         let keys = keys(rules);
         let taken: BTreeSet<u16> = self.counters.values().copied().collect();
         let kept: BTreeSet<u16> = keys.iter().filter_map(|key| self.counters.get(key)).copied().collect();
-        let unused = (FIRST..MAX_RULE_COUNTERS as u16).filter(|counter| !taken.contains(counter));
+        // Behind the highest first: a number is another rule's only long after the rule that had it is gone, so that what
+        // flows remember of it does not name the wrong one.
+        let next = taken.last().map_or(FIRST, |last| (last + 1).max(FIRST));
+        let all = (next..MAX_RULE_COUNTERS as u16).chain(FIRST..next);
+        let unused = all.filter(|counter| !taken.contains(counter));
         let mut free = unused.chain(taken.difference(&kept).copied());
         let mut assigned =
             Assigned { counters: Vec::with_capacity(keys.len()), new: Vec::new(), known: BTreeMap::new() };
@@ -116,8 +120,8 @@ mod tests {
         let mut again = Ledger::open(directory.path().join("rules.json"));
         assert_eq!(put(&mut again, &[c.clone(), b.clone(), a.clone()]), (vec![5, 3, 2], vec![5]));
         // What it does is part of what it is.
-        assert_eq!(put(&mut again, &[rule("b", Action::Deny)]), (vec![4], vec![4]));
-        assert_eq!(put(&mut again, &[c, a]), (vec![2, 3], vec![2, 3]));
+        assert_eq!(put(&mut again, &[rule("b", Action::Deny)]), (vec![6], vec![6]));
+        assert_eq!(put(&mut again, &[c, a]), (vec![7, 8], vec![7, 8]));
     }
 
     /// Counters of rules that come into force, and which of them are new.

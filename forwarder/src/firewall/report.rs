@@ -14,6 +14,8 @@ use std::sync::{Arc, OnceLock};
 pub struct InForce {
     /// Each with its counter.
     pub rules: Vec<(PlannedRule, u16)>,
+    /// Their names by counter, for records; empty where there is none.
+    pub names: Arc<Vec<String>>,
     /// What becomes of flows that no rule matches, inside and outside.
     pub defaults: [String; 2],
     /// The plan that they are of.
@@ -52,9 +54,14 @@ pub struct RuleReport {
 impl InForce {
     /// The rules of a plan with their counters, and as they were compiled.
     pub fn new(plan: &FirewallPlan, counters: &[u16], compiled: Compiled) -> Self {
-        let rules = plan.rules.iter().cloned().zip(counters.iter().copied()).collect();
+        let rules: Vec<(PlannedRule, u16)> = plan.rules.iter().cloned().zip(counters.iter().copied()).collect();
+        let highest = rules.iter().map(|(_, counter)| usize::from(*counter)).max();
+        let mut names = vec![String::new(); highest.map_or(0, |highest| highest + 1)];
+        for (rule, counter) in &rules {
+            names[usize::from(*counter)].clone_from(&rule.name);
+        }
         let (bytes, lines) = (compiled.bytes(), compiled.lines.into());
-        Self { rules, plan: Arc::new(plan.clone()), bytes, lines, ..Self::default() }
+        Self { rules, names: Arc::new(names), plan: Arc::new(plan.clone()), bytes, lines, ..Self::default() }
     }
 
     /// So many counters have to be read.

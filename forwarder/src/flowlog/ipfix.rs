@@ -303,7 +303,7 @@ mod tests {
         };
         let other = Window { arrived: tuple("2001:db8::1"), left: tuple("2001:db8::1"), ..Window::default() };
         let windows: Vec<_> = [window, other].into_iter().cycle().take(100).collect();
-        let interfaces = Arc::new(Interfaces { list: vec![Interface::default()], rules: Vec::new() });
+        let interfaces = Arc::new(Interfaces { list: vec![Interface::default()], rules: Arc::default() });
         let records = ipfix.take(&Batch { interfaces, windows }, &Filter::All).expect("it is there");
         assert_eq!(records, 50 * 3 + 50);
         let (mut data, mut sequence, mut templates) = (0, 0, 0);

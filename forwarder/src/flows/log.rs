@@ -28,12 +28,14 @@ pub struct Logger {
     interfaces: Arc<Interfaces>,
     /// Epoch of the view and version of the identity that `interfaces` are of.
     known: Option<(u32, u64)>,
+    /// Names of the rules in force.
+    names: Arc<Vec<String>>,
 }
 
 impl Logger {
     /// With a feed.
     pub fn new(feed: Feed) -> Self {
-        Self { feed, interfaces: Arc::default(), known: None }
+        Self { feed, interfaces: Arc::default(), known: None, names: Arc::default() }
     }
 
     /// When a window ends next, from now.
@@ -49,8 +51,11 @@ impl Logger {
             let served: Vec<_> =
                 view.served.iter().map(|served| live.flow_logs().identity().name(interface(served))).collect();
             let interfaces = std::iter::once(Interface::default()).chain(served).collect::<Vec<_>>();
-            if self.interfaces.list != interfaces {
-                self.interfaces = Arc::new(Interfaces { list: interfaces, rules: Vec::new() });
+            let in_force = live.rules().names.clone();
+            if self.interfaces.list != interfaces || !Arc::ptr_eq(&self.names, &in_force) {
+                let rules = Arc::new(with_earlier(&in_force, &self.interfaces.rules));
+                self.names = in_force;
+                self.interfaces = Arc::new(Interfaces { list: interfaces, rules });
             }
             self.known = Some(now);
         }
@@ -134,6 +139,17 @@ impl Logger {
     pub fn finish(&mut self) {
         self.feed.finish();
     }
+}
+
+/// The names in force, and where no rule has a number any more, the name of the one that had it: what a flow did before the
+/// rules changed is still to be told.
+fn with_earlier(in_force: &[String], earlier: &[String]) -> Vec<String> {
+    let mut names = in_force.to_vec();
+    names.resize(names.len().max(earlier.len()), String::new());
+    for (name, earlier) in names.iter_mut().zip(earlier).filter(|(name, _)| name.is_empty()) {
+        name.clone_from(earlier);
+    }
+    names
 }
 
 fn interface(served: &Served) -> Interface {

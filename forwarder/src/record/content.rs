@@ -166,8 +166,8 @@ pub struct Interface {
 pub struct Interfaces {
     /// By the number in windows. The first stands for all that are not known.
     pub list: Vec<Interface>,
-    /// Names of firewall rules; number 1 is the first.
-    pub rules: Vec<String>,
+    /// Names of firewall rules by their numbers; empty: no rule's, or a default's.
+    pub rules: Arc<Vec<String>>,
 }
 
 impl Interfaces {
@@ -190,7 +190,7 @@ impl Interfaces {
 
     /// The name of a rule.
     pub fn rule(&self, number: u16) -> Option<&str> {
-        self.rules.get(usize::from(number).checked_sub(1)?).map(String::as_str)
+        self.rules.get(usize::from(number)).map(String::as_str).filter(|name| !name.is_empty())
     }
 }
 

@@ -186,6 +186,7 @@ mod tests {
     use super::*;
     use crate::record::{Direction, NOWHERE, Tuple, Window};
     use forwarder_ebpf::verdict::Drop;
+    use std::sync::Arc;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect("an address")
@@ -205,7 +206,10 @@ mod tests {
             interface_id: "eni-1235b8ca123456789".to_owned(),
             ..Interface::default()
         };
-        Interfaces { list: vec![Interface::default(), interface], rules: vec!["web out".to_owned()] }
+        Interfaces {
+            list: vec![Interface::default(), interface],
+            rules: Arc::new(vec![String::new(), "web out".to_owned()]),
+        }
     }
 
     fn window(arrived: Tuple, left: Tuple) -> Window {

@@ -53,7 +53,7 @@ impl World {
         let directory = tempfile::tempdir().expect("a directory");
         let hand = Hand::default();
         hand.set(0.0, 1000.0);
-        let names = Arc::new(Interfaces { list: vec![Interface::default(); 3], rules: Vec::new() });
+        let names = Arc::new(Interfaces { list: vec![Interface::default(); 3], rules: Arc::default() });
         let (memories, destinations, feed) = Self::open(directory.path(), &hand, intervals, false);
         Self { directory, hand, memories, destinations, feed, names, second: 0 }
     }
