@@ -8,6 +8,7 @@
 //! | `GET /flows/count?FILTER` | `{"count": n}` |
 //! | `DELETE /flows?FILTER` | `{"removed": n}` |
 //! | `GET /flow-logs?filter=F&format=F&json=true` | records as they come, one a line, until either side ends; see `tail` |
+//! | `GET /top/N?FILTER` | every second, or more seldom, a `flows::top::Top` with at most N of each kind, until either side ends |
 //! | `GET /rules` | a list of `firewall::report::RuleReport` |
 //! | `GET /sets` | a list of `SetReport` |
 //! | `GET /sets/NAME` | its ranges, one a line |
@@ -16,8 +17,10 @@
 //! | `POST /reload` | `{"done": "…"}`, or 422 and why not |
 
 mod tail;
+mod top;
 
 pub use tail::{LEFT_OUT, Tail};
+pub use top::MOST as MOST_TALKERS;
 
 use crate::controller::{Done, Order, SetChange};
 use crate::firewall::explain::{Ground, Question};
@@ -103,6 +106,7 @@ pub async fn serve(listener: UnixListener, live: Arc<Live>) -> std::io::Result<(
         .route("/flows", get(flows_list).delete(flows_flush))
         .route("/flows/count", get(flows_count))
         .route("/flow-logs", get(tail::tail))
+        .route("/top/{most}", get(top::top))
         .route("/rules", get(rules))
         .route("/reload", post(reload))
         .route("/explain", post(explain))

@@ -1,7 +1,8 @@
 //! The command line.
 
+use crate::api::MOST_TALKERS;
 use crate::flows::filter::Filter;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// NAT gateway, router and stateful firewall in XDP
@@ -31,6 +32,8 @@ pub enum Command {
     /// What flow logs record
     #[command(subcommand)]
     FlowLogs(FlowLogs),
+    /// Who talks most now, with translated addresses: connections or inside hosts
+    Top(Top),
     /// Firewall rules in their order: what each has met, and which are never met
     Rules(Output),
     /// Sets of addresses that rules name
@@ -145,6 +148,41 @@ pub struct Select {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// `forwarder top`
+#[derive(Clone, Debug, Args)]
+pub struct Top {
+    /// Which connections.
+    #[command(flatten)]
+    pub filter: Filter,
+    /// What the biggest have most of; only hosts have connections
+    #[arg(long, value_enum, default_value_t)]
+    pub sort: Sort,
+    /// Inside hosts instead of connections
+    #[arg(long)]
+    pub hosts: bool,
+    /// How many are printed; on the screen there are as many as fit
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_TALKERS)))]
+    pub count: u16,
+    /// Measure for a second, print and end; as always where standard output is no terminal
+    #[arg(long)]
+    pub once: bool,
+    /// How to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What the biggest have most of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// Bits per second, both directions together
+    #[default]
+    Rate,
+    /// Packets per second, both directions together
+    Packets,
+    /// Connections
+    Connections,
 }
 
 /// `forwarder flow-logs`

@@ -2,9 +2,11 @@
 
 mod firewall;
 mod flow_logs;
+mod top;
 
 pub use firewall::{explain, reload, rules, sets};
 pub use flow_logs::flow_logs;
+pub use top::top;
 
 use crate::api::{Counted, Removed};
 use crate::cli::{Check, Flows, Output, Select};

@@ -12,7 +12,7 @@
 //! | [`firewall`] | rules compiled for the datapath, counted and explained |
 //! | [`datapath`] | the programs and maps in the kernel; the only module that names aya |
 //! | [`controller`], [`waiting`], [`unreachable`](mod@unreachable) | the loop; frames that wait for a neighbour, and the answer when none comes |
-//! | [`flows`], [`sweeper`] | connections: list, flush, forget |
+//! | [`flows`], [`sweeper`] | connections: list, flush, forget; who talks most |
 //! | [`record`], [`flowlog`] | flow log records; who makes them and where they go |
 //! | [`measure`], [`status`] | rates, latencies; the page that shows them |
 //! | [`run`], [`state`], [`live`], [`api`] | one running instance and its control socket |

@@ -16,14 +16,17 @@ use crossbeam::channel::{Sender, bounded};
 use forwarder_ebpf::verdict::Drop;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// A census as young as this is not taken again for somebody who asks.
 const FRESH: Duration = Duration::from_millis(200);
 /// A pass that takes longer than this is not made for somebody who asks: the sweeper's own will do.
 const CHEAP: Duration = Duration::from_secs(1);
+
+/// Those who watch the biggest talkers at a time: each remembers all connections, and may use a tenth of a core.
+const MOST_TOPS: usize = 4;
 
 /// How long the last pass may take, and the writing of what it found.
 const LAST_PASS: Duration = Duration::from_secs(10);
@@ -73,6 +76,7 @@ pub struct Live {
     limits_sources: AtomicBool,
     flow_logs: FlowLogs,
     given_up: Mutex<GivenUps>,
+    tops: Arc<Semaphore>,
 }
 
 impl Live {
@@ -100,6 +104,7 @@ impl Live {
             limits_sources: AtomicBool::new(false),
             flow_logs,
             given_up: Mutex::default(),
+            tops: Arc::new(Semaphore::new(MOST_TOPS)),
         }
     }
 
@@ -116,6 +121,13 @@ impl Live {
     /// Packets that the controller has dropped and no pass has taken to flow logs yet.
     pub fn given_up(&self) -> MutexGuard<'_, GivenUps> {
         self.given_up.lock().expect("no thread panics while it holds what was given up")
+    }
+
+    /// Begins to watch the biggest talkers, until what is returned is dropped. `None`: too many do already, and for longer than it
+    /// takes one of them to come back with another filter.
+    pub async fn watch_top(&self) -> Option<OwnedSemaphorePermit> {
+        let permit = tokio::time::timeout(Duration::from_secs(2), self.tops.clone().acquire_owned());
+        permit.await.ok()?.ok()
     }
 
     /// The idle times of connections.

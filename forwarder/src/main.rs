@@ -37,6 +37,7 @@ async fn perform(cli: &Cli) -> Result<()> {
         Command::Explain(arguments) => commands::explain(&cli.instance, arguments).await,
         Command::Reload(output) => commands::reload(&cli.instance, *output).await,
         Command::FlowLogs(arguments) => commands::flow_logs(&cli.instance, arguments).await,
+        Command::Top(arguments) => commands::top(&cli.instance, arguments).await,
         Command::Flows(arguments) => commands::flows(&cli.instance, arguments).await,
     }
 }

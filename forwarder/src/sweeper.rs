@@ -76,7 +76,7 @@ fn sweep(live: &Live, logger: &mut Logger, last: bool) -> Duration {
 
 /// CPU time of this thread, system calls included. Not the time that passes: on a busy machine a pass takes long without
 /// costing more, and that is when flows of a flood have to be forgotten soon.
-fn worked() -> Duration {
+pub fn worked() -> Duration {
     use nix::time::{ClockId, clock_gettime};
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

@@ -169,8 +169,8 @@ impl<K: Key> FlowTable<K> {
         Ok(done)
     }
 
-    /// Calls `visit` for every entry that packets find. Entries that come or go meanwhile may be seen or not; none is seen
-    /// twice.
+    /// Calls `visit` for every entry that packets find, in ascending order of their indexes. Entries that come or go meanwhile may
+    /// be seen or not; none is seen twice.
     ///
     /// # Errors
     /// When the kernel refuses, or `visit`'s own.

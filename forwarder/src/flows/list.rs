@@ -207,19 +207,23 @@ fn visit_table<K: Key>(
     mut found: impl FnMut(&Seen<K>),
 ) -> Result<(), DatapathError> {
     table.visit(|seen| {
-        let Seen { key, entry, .. } = seen;
-        let bits = entry.status.load();
-        if bits & status::ORIGINATOR == 0 {
-            return Ok(());
-        }
-        let ((source, destination), translated) = (key.ends(), key.translated(entry));
-        let all = [source, destination, translated.0, translated.1];
-        let ends = Ends { addresses: all.map(|end| end.ip()), ports: all.map(|end| end.port()) };
-        if filter.is_everything() || filter.matches(key.protocol(), State::of(key.protocol(), bits), &ends) {
+        if is_meant(filter, seen) {
             found(seen);
         }
         Ok(())
     })
+}
+
+/// Whether it is the originator's entry of a connection that is meant.
+pub(super) fn is_meant<K: Key>(filter: &Filter, Seen { key, entry, .. }: &Seen<K>) -> bool {
+    let bits = entry.status.load();
+    if bits & status::ORIGINATOR == 0 {
+        return false;
+    }
+    let ((source, destination), translated) = (key.ends(), key.translated(entry));
+    let all = [source, destination, translated.0, translated.1];
+    let ends = Ends { addresses: all.map(|end| end.ip()), ports: all.map(|end| end.port()) };
+    filter.is_everything() || filter.matches(key.protocol(), State::of(key.protocol(), bits), &ends)
 }
 
 fn connection<K: Key>(table: &FlowTable<K>, seen: &Seen<K>, clock: Clock) -> Connection {
@@ -240,7 +244,7 @@ fn connection<K: Key>(table: &FlowTable<K>, seen: &Seen<K>, clock: Clock) -> Con
     }
 }
 
-fn tuple((source, destination): (SocketAddr, SocketAddr)) -> Tuple {
+pub(super) fn tuple((source, destination): (SocketAddr, SocketAddr)) -> Tuple {
     let show = |end: SocketAddr| if end.port() == 0 { end.ip().to_string() } else { end.to_string() };
     Tuple { source: show(source), destination: show(destination) }
 }

@@ -146,7 +146,7 @@ fn percent(part: u64, of: u64) -> f64 {
 }
 
 /// Three significant figures and a prefix.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     let (scaled, prefix) = match value {
         value if value >= 1e9 => (value / 1e9, "G"),
         value if value >= 1e6 => (value / 1e6, "M"),
