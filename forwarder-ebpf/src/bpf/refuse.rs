@@ -61,8 +61,10 @@ pub fn hand_over(ctx: &XdpContext, stage: Stage, verdict: Verdict, length: u32) 
     let rule = if by_rule { scratch.judged.rule } else { 0 };
     scratch.refusal = Refusal { reason: reason as u8, answered, rule, outcome: reason.outcome(), length };
     let next = match stage {
-        Stage::Flow4 | Stage::New4 | Stage::Related4 | Stage::Answer4 => Stage::Refused4,
-        _ => Stage::Refused6,
+        Stage::Flow4 | Stage::New4 | Stage::Related4 | Stage::Firewall4 | Stage::Match4 => Stage::Refused4,
+        Stage::Refuse4 | Stage::Reset4 | Stage::Answer4 | Stage::Refused4 => Stage::Refused4,
+        Stage::Flow6 | Stage::New6 | Stage::Related6 | Stage::Firewall6 | Stage::Match6 => Stage::Refused6,
+        Stage::Refuse6 | Stage::Reset6 | Stage::Answer6 | Stage::Refused6 => Stage::Refused6,
     };
     // SAFETY: as in `programs::hand_over`.
     unsafe { STAGES.tail_call(ctx, next as u32) };
