@@ -105,6 +105,17 @@ fn cps_counts_flows_connections_and_what_a_full_table_keeps() -> Result<()> {
     Ok(())
 }
 
+/// In a chain of nftables they take half a millisecond for each new flow, so few have to do.
+#[test]
+fn local_measures_with_ten_thousand_rules() -> Result<()> {
+    let _alone = alone();
+    let words = "local --devices forwarder-rules,nft-chain,nft-set --flows 10 --rounds 1 --window-ms 200";
+    let (report, _out) = report(&words.split(' ').collect::<Vec<_>>())?;
+    ensure!(values(&report, "device").len() == 3, "{report:?}");
+    ensure!(report.tables[0].rows.iter().all(|row| row.median().is_some_and(|rate| rate > 0.0)), "{report:?}");
+    Ok(())
+}
+
 #[test]
 fn flow_logs_have_every_connection_once() -> Result<()> {
     let _alone = alone();
