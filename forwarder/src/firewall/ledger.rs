@@ -3,6 +3,7 @@
 
 use crate::plan::PlannedRule;
 use forwarder_ebpf::abi::firewall::{COUNTER_OUTSIDE, MAX_RULE_COUNTERS};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
@@ -14,6 +15,15 @@ const FIRST: u16 = COUNTER_OUTSIDE + 1;
 #[derive(Debug, Default)]
 pub struct Ledger {
     file: PathBuf,
+    books: Books,
+}
+
+/// What the file holds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Books {
+    /// The counter that was given out last.
+    last: u16,
+    /// By what a rule is known by.
     counters: BTreeMap<String, u16>,
 }
 
@@ -24,48 +34,53 @@ pub struct Assigned {
     pub counters: Vec<u16>,
     /// Those that had no rule before; they are to begin at zero.
     pub new: Vec<u16>,
-    known: BTreeMap<String, u16>,
+    books: Books,
 }
 
 impl Ledger {
     /// What an earlier controller wrote, if it is there and can be read; else all rules are new.
     pub fn open(file: PathBuf) -> Self {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
-        Self { file, counters: serde_json::from_str(&text).unwrap_or_default() }
+        Self { file, books: serde_json::from_str(&text).unwrap_or_default() }
     }
 
     /// Gives each rule its counter. Counters of rules that are gone are free for the next change, not for this one, if others
     /// are left: until it is done they still count. `None`: there are more rules than counters.
     pub fn assign(&self, rules: &[PlannedRule]) -> Option<Assigned> {
         let keys = keys(rules);
-        let taken: BTreeSet<u16> = self.counters.values().copied().collect();
-        let kept: BTreeSet<u16> = keys.iter().filter_map(|key| self.counters.get(key)).copied().collect();
-        // Behind the highest first: a number is another rule's only long after the rule that had it is gone, so that what
-        // flows remember of it does not name the wrong one.
-        let next = taken.last().map_or(FIRST, |last| (last + 1).max(FIRST));
+        let Books { last, counters } = &self.books;
+        let taken: BTreeSet<u16> = counters.values().copied().collect();
+        let kept: BTreeSet<u16> = keys.iter().filter_map(|key| counters.get(key)).copied().collect();
+        // Round and round: a number is another rule's only long after the rule that had it is gone, so that what flows
+        // remember of it does not name the wrong one.
+        let next = (last % MAX_RULE_COUNTERS as u16 + 1).max(FIRST);
         let all = (next..MAX_RULE_COUNTERS as u16).chain(FIRST..next);
         let unused = all.filter(|counter| !taken.contains(counter));
         let mut free = unused.chain(taken.difference(&kept).copied());
-        let mut assigned =
-            Assigned { counters: Vec::with_capacity(keys.len()), new: Vec::new(), known: BTreeMap::new() };
+        let mut assigned = Assigned {
+            counters: Vec::with_capacity(keys.len()),
+            new: Vec::new(),
+            books: Books { last: *last, ..Books::default() },
+        };
         for key in keys {
-            let counter = match self.counters.get(&key) {
+            let counter = match counters.get(&key) {
                 Some(counter) => *counter,
                 None => {
                     let counter = free.next()?;
                     assigned.new.push(counter);
+                    assigned.books.last = counter;
                     counter
                 }
             };
             assigned.counters.push(counter);
-            assigned.known.insert(key, counter);
+            assigned.books.counters.insert(key, counter);
         }
         Some(assigned)
     }
 
     /// The rules are in force: remembers their counters.
     pub fn keep(&mut self, assigned: Assigned) {
-        self.counters = assigned.known;
+        self.books = assigned.books;
     }
 
     /// Writes it down.
@@ -75,7 +90,7 @@ impl Ledger {
     pub fn save(&self) -> io::Result<()> {
         // Whole or not at all: whoever is killed here leaves the one before.
         let new = self.file.with_extension("new");
-        std::fs::write(&new, serde_json::to_vec(&self.counters)?)?;
+        std::fs::write(&new, serde_json::to_vec(&self.books)?)?;
         std::fs::rename(&new, &self.file)
     }
 }
@@ -122,6 +137,19 @@ mod tests {
         // What it does is part of what it is.
         assert_eq!(put(&mut again, &[rule("b", Action::Deny)]), (vec![6], vec![6]));
         assert_eq!(put(&mut again, &[c, a]), (vec![7, 8], vec![7, 8]));
+    }
+
+    #[test]
+    fn a_number_is_not_anothers_at_the_next_change_nor_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(directory.path().join("rules.json"));
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| rule(name, Action::Allow));
+        put(&mut ledger, &[a.clone(), b]);
+        put(&mut ledger, std::slice::from_ref(&a));
+        assert_eq!(put(&mut ledger, &[a, c]), (vec![2, 4], vec![4]));
+        put(&mut ledger, &[]);
+        ledger.save().unwrap();
+        assert_eq!(put(&mut Ledger::open(directory.path().join("rules.json")), &[d]), (vec![5], vec![5]));
     }
 
     /// Counters of rules that come into force, and which of them are new.
