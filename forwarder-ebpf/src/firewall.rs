@@ -40,6 +40,13 @@ pub(crate) fn default_action(control: &Control, side: u8, from_inside: bool) -> 
     if inside { control.inside_allowed } else { control.outside_allowed }
 }
 
+/// Without rules, whether a flow that entered by this side may go on. On an interface for both sides that is not for the side
+/// to say, see `has_to_look`.
+#[inline(always)]
+pub(crate) fn goes_on_by_default(at: &Arrival<'_>, entered: u8) -> bool {
+    entered == Side::Both as u8 || default_action(at.control, entered, false) == RuleAction::Allow as u8
+}
+
 /// Without rules, whether the stage `Firewall` has to look at a flow that goes on: on an interface for both sides it depends on
 /// addresses by which it entered. Where an IPv6 one has lost its own, that cannot be told, and what goes on goes on.
 #[inline(always)]

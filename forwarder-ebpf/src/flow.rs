@@ -3,8 +3,8 @@
 mod v4;
 mod v6;
 
-use crate::abi::firewall::{RuleAction, switch};
-use crate::abi::{Birth, FlowEntry, FlowKey, SharedU32, Side, Ticks, status};
+use crate::abi::firewall::switch;
+use crate::abi::{Birth, FlowEntry, FlowKey, SharedU32, Ticks, status};
 use crate::answer::{Problem, ask};
 use crate::conntrack::{self, Change};
 use crate::firewall::{self, Ends, Filtered};
@@ -138,14 +138,8 @@ fn too_big<P: Packet, T: Tables>(tables: &T, packet: &P, mtu: u16) -> Verdict {
 /// The stage `Firewall` has to say whether the packet's flow may go on, and has not been asked yet.
 #[inline(always)]
 fn must_ask<K: FlowKey, T: Tables>(tables: &T, at: &Arrival<'_>, entry: &FlowEntry) -> bool {
-    let has_to_look = firewall::has_to_look(at, entered_by(at, entry), K::FAMILY);
+    let has_to_look = firewall::has_to_look(at, at.side_entered(entry), K::FAMILY);
     (at.control.firewall & switch::RULES != 0 || has_to_look) && tables.judged().stands & Judged::GOES_ON == 0
-}
-
-/// `Side` of the interface that the flow's first packet came by.
-#[inline(always)]
-fn entered_by(at: &Arrival<'_>, entry: &FlowEntry) -> u8 {
-    if entry.status.load() & status::ORIGINATOR != 0 { at.iface.side } else { entry.partner_side() }
 }
 
 /// Routes or policy moved since the flow was last looked at: asks both again. `Some` ends the packet, or (inner `None`)
@@ -157,14 +151,11 @@ fn refresh<P: Packet, T: Tables + FlowTable<P::Key>>(
     packet: &P,
     (entry, birth): (&FlowEntry, Option<&Birth>),
 ) -> Option<Option<Verdict>> {
-    let entered = entered_by(at, entry);
+    let entered = at.side_entered(entry);
     if must_ask::<P::Key, T>(tables, at, entry) {
         return Some(Some(Verdict::Next(P::FIREWALL)));
     }
-    if at.control.firewall & switch::RULES == 0
-        && entered != Side::Both as u8
-        && firewall::default_action(at.control, entered, false) != RuleAction::Allow as u8
-    {
+    if at.control.firewall & switch::RULES == 0 && !firewall::goes_on_by_default(at, entered) {
         remove(tables, packet.key(), entry);
         return Some(Some(Verdict::Drop(Drop::Policy)));
     }

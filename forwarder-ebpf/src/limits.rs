@@ -105,8 +105,7 @@ pub(crate) fn note_replied<K: FlowKey, T: Tables>(tables: &T, at: &Arrival<'_>, 
     if (before ^ after) & status::REPLIED == 0 {
         return;
     }
-    let side = if after & status::ORIGINATOR != 0 { at.iface.side } else { entry.partner_side() };
-    let Some(count) = tables.unanswered(group::<K>(side)) else { return };
+    let Some(count) = tables.unanswered(group::<K>(at.side_entered(entry))) else { return };
     if after & status::REPLIED != 0 {
         count.replied.add(1);
     } else {

@@ -5,9 +5,9 @@
 //! direction the error travels. Checksums are changed in place: an error that was wrong stays wrong, and its receiver
 //! drops it (RFC 5508 REQ-3 asks the NAT to; the effect is the same).
 
-use crate::abi::firewall::{RuleAction, switch};
-use crate::abi::{FlowEntry, FlowKey, FlowKey4, FlowKey6, Side, status};
-use crate::firewall::default_action;
+use crate::abi::firewall::switch;
+use crate::abi::{FlowEntry, FlowKey, FlowKey4, FlowKey6};
+use crate::firewall::goes_on_by_default;
 use crate::flow::{Packet, without_flow};
 use crate::frame::Frame;
 use crate::nat;
@@ -99,10 +99,7 @@ fn is_still_allowed<K: FlowKey, T: Tables + FlowTable<K>>(
         let quoted = tables.flow(&key.partner(entry));
         return quoted.is_some_and(|quoted| quoted.epoch.load() == at.control.epoch as u16);
     }
-    let originator = entry.status.load() & status::ORIGINATOR != 0;
-    let entered = if originator { at.iface.side } else { entry.partner_side() };
-    // On an interface that serves both sides the first packet's address decided; it has not changed.
-    entered == Side::Both as u8 || default_action(at.control, entered, false) == RuleAction::Allow as u8
+    goes_on_by_default(at, at.side_entered(entry))
 }
 
 /// Checks that hold for both families before an error leaves with its flow. `Some` ends it.

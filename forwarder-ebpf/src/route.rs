@@ -1,6 +1,6 @@
 //! The way out of a packet: the kernel's FIB, and what its refusals mean. Owns no routes.
 
-use crate::abi::{Control, FlowEntry, IfaceConfig, NextHop, Ticks};
+use crate::abi::{Control, FlowEntry, IfaceConfig, NextHop, Ticks, status};
 use crate::answer::{Problem, ask};
 use crate::flow::Packet;
 use crate::tables::{Fate, Route, Tables};
@@ -18,6 +18,14 @@ pub(crate) struct Arrival<'t> {
     pub control: &'t Control,
     /// Counter of the firewall rule that let the packet begin a flow.
     pub rule: u16,
+}
+
+impl Arrival<'_> {
+    /// `Side` of the interface that the first packet of this packet's flow came by.
+    #[inline(always)]
+    pub(crate) fn side_entered(&self, entry: &FlowEntry) -> u8 {
+        if entry.status.load() & status::ORIGINATOR != 0 { self.iface.side } else { entry.partner_side() }
+    }
 }
 
 /// A usable way out.

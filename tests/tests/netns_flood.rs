@@ -77,90 +77,83 @@ struct Flood {
     arrives: bool,
 }
 
+/// What floods from the world have in common.
+const FROM_WORLD: Flood = Flood {
+    name: "",
+    outside: true,
+    family: 4,
+    syn: true,
+    sources: ([0; 4], false),
+    targets: [10, 0, 64, 1],
+    reasons: &[],
+    rule: "published",
+    others: 0,
+    arrives: true,
+};
+
+/// What floods from the second client have in common.
+const FROM_INSIDE: Flood = Flood {
+    name: "",
+    outside: false,
+    family: 4,
+    syn: true,
+    sources: ([0; 4], false),
+    targets: [198, 18, 0, 1],
+    reasons: &[],
+    rule: "default, inside",
+    others: 4,
+    arrives: true,
+};
+
 const FLOODS: [Flood; 7] = [
     Flood {
         name: "SYNs from the world that no rule allows",
-        outside: true,
-        family: 4,
-        syn: true,
         sources: ([45, 0, 0, 0], false),
         targets: [10, 0, 128, 1],
         reasons: &["policy"],
         rule: "default, outside",
-        others: 0,
         arrives: false,
+        ..FROM_WORLD
     },
     Flood {
         name: "SYNs from the world to what is published",
-        outside: true,
-        family: 4,
-        syn: true,
         sources: ([45, 0, 0, 0], false),
-        targets: [10, 0, 64, 1],
         reasons: &["unanswered_limit"],
-        rule: "published",
-        others: 0,
-        arrives: true,
+        ..FROM_WORLD
     },
     Flood {
         name: "datagrams from the world to what is published",
-        outside: true,
-        family: 4,
         syn: false,
         sources: ([46, 0, 0, 0], false),
-        targets: [10, 0, 64, 1],
         reasons: &["unanswered_limit"],
-        rule: "published",
-        others: 0,
-        arrives: true,
+        ..FROM_WORLD
     },
     Flood {
         name: "IPv6 datagrams from the world to what is published",
-        outside: true,
         family: 6,
         syn: false,
         sources: ([48, 0, 0, 0], false),
-        targets: [10, 0, 64, 1],
         reasons: &["unanswered_limit", "source_flows", "source_rate"],
-        rule: "published",
-        others: 0,
-        arrives: true,
+        ..FROM_WORLD
     },
     Flood {
         name: "SYNs from one source in the world",
-        outside: true,
-        family: 4,
-        syn: true,
         sources: ([47, 1, 2, 3], true),
-        targets: [10, 0, 64, 1],
         reasons: &["source_rate", "source_flows"],
-        rule: "published",
-        others: 0,
-        arrives: true,
+        ..FROM_WORLD
     },
     Flood {
         name: "SYNs from one client",
-        outside: false,
-        family: 4,
-        syn: true,
         sources: ([10, 0, 2, 10], true),
-        targets: [198, 18, 0, 1],
         reasons: &["source_rate", "source_flows"],
-        rule: "default, inside",
-        others: 4,
-        arrives: true,
+        ..FROM_INSIDE
     },
     Flood {
         name: "datagrams from inside, from invented sources",
-        outside: false,
-        family: 4,
         syn: false,
         sources: ([10, 99, 0, 0], false),
-        targets: [198, 18, 0, 1],
         reasons: &["unanswered_limit"],
-        rule: "default, inside",
-        others: 4,
-        arrives: true,
+        ..FROM_INSIDE
     },
 ];
 
