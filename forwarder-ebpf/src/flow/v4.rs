@@ -96,12 +96,17 @@ impl Packet for Packet4 {
         let bits = conntrack::begin(self.key.protocol, self.signal, loose).ok_or(Verdict::Drop(Drop::NoFlow))?;
         let mut answer = self.key.reversed(way.side);
         let mut taken = Verdict::Drop(Drop::NoFlow);
-        if nat::applies(at.iface.side, way.side)
-            && let Source::Public(address) = nat::source(tables, at.control, &self.key)
-        {
-            answer.destination = address;
-            FlowTable::<FlowKey4>::expect_flow(tables, &self.key);
-            FlowTable::<FlowKey4>::expect_flow(tables, &answer);
+        let is_translated = nat::applies(at.iface.side, way.side)
+            && match nat::source(tables, at.control, &self.key) {
+                Source::Public(address) => {
+                    answer.destination = address;
+                    true
+                }
+                Source::Unnamed | Source::Exempt => false,
+            };
+        FlowTable::<FlowKey4>::expect_flow(tables, &self.key);
+        FlowTable::<FlowKey4>::expect_flow(tables, &answer);
+        if is_translated {
             taken = Verdict::Drop(Drop::NatExhausted);
             if self.has_ports() {
                 if !nat::find_port(tables, at.control, &mut answer, self.key.source_port) {
