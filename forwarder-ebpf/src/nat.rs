@@ -75,12 +75,23 @@ const NO_PORT: u16 = 0;
 pub(crate) fn find_port<T: Tables>(tables: &T, control: &Control, answer: &mut FlowKey4, own: [u8; 2]) -> bool {
     let span = u32::from(control.port_last.wrapping_sub(control.port_first)) + 1;
     let own = u16::from_be_bytes(own);
-    let random = tables.random();
-    let mut candidate = own;
     // Not an `Option`: what it would leave undefined, see `Verdict`.
     let mut reclaimable = NO_PORT;
+    if may_use(tables, control, own) {
+        answer.destination_port = own.to_be_bytes();
+        // To the end: who overlooks an entry here comes again with the same port, and overlooks it again.
+        match FlowTable::<FlowKey4>::flow(tables, answer) {
+            None => return true,
+            Some(entry) if is_closing(answer.protocol, entry) => reclaimable = own,
+            Some(_) => {}
+        }
+    }
+    let random = tables.random();
     let mut attempt = 0;
     while attempt < PORT_ATTEMPTS {
+        // The low bits choose where to begin, the high ones how far to jump; an odd jump never comes back soon.
+        let jump = (random >> 16) | 1;
+        let candidate = control.port_first.wrapping_add(((random & 0xffff).wrapping_add(attempt * jump) % span) as u16);
         if may_use(tables, control, candidate) {
             answer.destination_port = candidate.to_be_bytes();
             match FlowTable::<FlowKey4>::flow_nearby(tables, answer) {
@@ -92,9 +103,6 @@ pub(crate) fn find_port<T: Tables>(tables: &T, control: &Control, answer: &mut F
                 }
             }
         }
-        // The low bits choose where to begin, the high ones how far to jump; an odd jump never comes back soon.
-        let jump = (random >> 16) | 1;
-        candidate = control.port_first.wrapping_add(((random & 0xffff).wrapping_add(attempt * jump) % span) as u16);
         attempt += 1;
     }
     if reclaimable == NO_PORT {
@@ -176,6 +184,26 @@ mod tests {
             taken.sort_unstable();
             assert!(taken.iter().copied().eq(2000..2032), "{dice:#x}: {taken:?}");
             assert_eq!(take(&sim, 1, 0), None);
+        }
+    }
+
+    #[test]
+    fn the_own_port_is_seen_to_be_taken_in_a_crowded_table_too() {
+        const ROOM: u16 = 4000;
+        let sim = ports(1, u16::MAX).capacity(u32::from(ROOM));
+        for port in 1..=ROOM {
+            sim.flows4
+                .insert(
+                    &FlowKey4 { destination_port: port.to_be_bytes(), ..ANSWER },
+                    &FlowEntry::default(),
+                    &Birth::default(),
+                )
+                .expect("there is room");
+        }
+        for own in 1..=ROOM {
+            let mut answer = ANSWER;
+            assert!(find_port(&sim, &sim.control_now(), &mut answer, own.to_be_bytes()));
+            assert_ne!(u16::from_be_bytes(answer.destination_port), own);
         }
     }
 
