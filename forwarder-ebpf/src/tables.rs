@@ -158,7 +158,7 @@ impl Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Judged {
-    /// What was allowed: bits of the constants below. 0: nobody was asked.
+    /// What was allowed, or turned out: bits of the constants below. 0: nobody was asked.
     pub stands: u8,
     /// What the rule says: a `RuleAction`.
     pub action: u8,
@@ -177,6 +177,8 @@ impl Judged {
     pub const GOES_ON: u8 = 2;
     /// The packet may turn its closing flow round.
     pub const TURNS: u8 = 4;
+    /// The port that its flow was to have seemed free and was taken.
+    pub const PORT_TAKEN: u8 = 8;
 
     /// Nobody was asked.
     pub const NOT: Self = Self {

@@ -203,3 +203,20 @@ fn outside_is_distinct(sim: &Sim) -> Result<(), TestCaseError> {
     prop_assert!(lost.is_none(), "{lost:?}");
     Ok(())
 }
+
+/// Two hosts with the same ports to the same server, until the table is full: who keeps its port and who gets another, all
+/// are served, and who is not is told why.
+#[test]
+fn in_a_crowded_table_every_port_is_found() {
+    const ROOM: u16 = 8000;
+    let sim = World::default().sim().capacity(u32::from(ROOM));
+    for (client, count) in [(CLIENT, ROOM * 3 / 8), (SECOND, ROOM)] {
+        for port in (2000..).take(count.into()) {
+            let verdict = sim.process(&arriving(IN, client, SERVER).udp(port, 53).build(), IN, 1).verdict;
+            let is_full =
+                verdict == Verdict::Drop(Drop::TableFull) || matches!(verdict, Verdict::Answered(Drop::TableFull));
+            assert!(matches!(verdict, Verdict::Forward(_)) || is_full, "{client:?} port {port}: {verdict:?}");
+        }
+    }
+    assert!(sim.flows4.all().len() > usize::from(ROOM) * 99 / 100);
+}

@@ -9,7 +9,7 @@ use crate::frame::Frame;
 use crate::nat::{self, Source};
 use crate::route::{Arrival, Way};
 use crate::sequence;
-use crate::tables::{Answer, FlowTable, Refused, Route, RouteQuery, Tables};
+use crate::tables::{Answer, FlowTable, Judged, Refused, Route, RouteQuery, Tables};
 use crate::verdict::{Drop, Stage, Verdict};
 use crate::wire::ipv4::Packet4;
 use crate::wire::{Fragment, Transport, protocol};
@@ -109,14 +109,21 @@ impl Packet for Packet4 {
         if is_translated {
             taken = Verdict::Drop(Drop::NatExhausted);
             if self.has_ports() {
-                if !nat::find_port(tables, at.control, &mut answer, self.key.source_port) {
+                let keeps = tables.judged().stands & Judged::PORT_TAKEN == 0;
+                if !nat::find_port(tables, at.control, &mut answer, (self.key.source_port, keeps)) {
                     return Err(taken);
                 }
-                // Another CPU took the port in between: there are others.
+                // Another CPU took the port in between, or it was overlooked: there are others.
                 taken = Verdict::Next(Self::NEW);
             }
         }
-        self.insert(tables, at, (way, bits), &answer).map_err(|refused| end_refused::<Self>(refused, taken))
+        self.insert(tables, at, (way, bits), &answer).map_err(|refused| {
+            if refused == Refused::Exists {
+                let judged = tables.judged();
+                tables.set_judged(Judged { stands: judged.stands | Judged::PORT_TAKEN, ..judged });
+            }
+            end_refused::<Self>(refused, taken)
+        })
     }
 }
 
