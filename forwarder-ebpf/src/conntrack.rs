@@ -5,6 +5,7 @@
 //! packets never come here. RFC 6146 §3.5.2 and RFC 7857 §2 for TCP; AWS's ENI timers for the rest.
 
 use crate::abi::{Birth, FlowEntry, FlowKey, Ticks, status};
+use crate::sequence;
 use crate::tables::FlowTable;
 use crate::wire::protocol;
 use crate::wire::tcp_flags::{ACK, FIN, RST, SYN};
@@ -190,6 +191,9 @@ fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8) {
         add |= status::ESTABLISHED;
         entry.status.and(!u32::from(ACK));
     }
+    if is_placing_again(entry, signal) {
+        entry.status.and(!u32::from(ACK));
+    }
     entry.status.or(add | u32::from(signal) << status::FLAGS_SHIFT);
     partner.status.or(add);
 }
@@ -208,6 +212,23 @@ fn is_taken_back(bits: u32, signal: u8) -> bool {
 pub(crate) fn is_placing(birth: &Birth, entry: &FlowEntry, signal: u8) -> bool {
     let is_open = matches!(State::of(protocol::TCP, entry.status.load()), State::Established | State::HalfClosed);
     signal & RST == 0 && (!birth.is_placed() || (signal & SYN != 0 && !is_open))
+}
+
+/// Whether the direction has to be asked to look where it stands in the sequence space: it has moved far since it last did, and
+/// has not been asked yet.
+pub fn is_to_be_placed(protocol: u8, birth: &Birth, entry: &FlowEntry) -> bool {
+    let bits = entry.status.load();
+    let is_open = protocol == protocol::TCP && bits & (status::ESTABLISHED | status::RESET) == status::ESTABLISHED;
+    is_open && bits & u32::from(ACK) == 0 && sequence::is_due(birth, entry)
+}
+
+/// Whether the entry was asked to look where its direction stands in the sequence space, and this packet can say it. An `ACK`
+/// is watched in an open connection for no other reason.
+#[inline(always)]
+pub(crate) fn is_placing_again(entry: &FlowEntry, signal: u8) -> bool {
+    let bits = entry.status.load();
+    let is_open = bits & (status::ESTABLISHED | status::RESET) == status::ESTABLISHED;
+    is_open && signal & (SYN | RST | ACK) == ACK && bits & u32::from(ACK) != 0
 }
 
 /// Whether this packet would turn a closing connection round: a SYN from the responder, which is the first packet of a
@@ -370,6 +391,25 @@ mod tests {
         for key in [dialogue.key, dialogue.key.reversed(Side::Outside as u8)] {
             assert_eq!(dialogue.bits(key) & status::WATCH, u32::from(SYN | FIN | RST));
         }
+    }
+
+    #[test]
+    fn an_open_direction_looks_once_where_it_stands_when_it_is_asked() {
+        let dialogue = open();
+        for key in [dialogue.key, dialogue.key.reversed(Side::Outside as u8)] {
+            let entry = dialogue.sim.flows4.find(&key).expect("the connection is there");
+            assert!(!is_placing_again(entry, ACK) && !is_to_be_placed(protocol::UDP, &Birth::default(), entry));
+            entry.packets.add(1);
+            assert!(is_to_be_placed(protocol::TCP, &Birth::default(), entry), "it has a packet and no place");
+            entry.status.or(u32::from(ACK));
+            assert!(!is_to_be_placed(protocol::TCP, &Birth::default(), entry), "it is asked already");
+            assert!(is_placing_again(entry, ACK) && !is_placing_again(entry, RST | ACK));
+            note(&dialogue.sim, &key, entry, ACK, 9);
+            assert!(!is_placing_again(entry, ACK));
+        }
+        let reset = open().hears(RST, Closing);
+        let entry = reset.sim.flows4.find(&reset.key.reversed(Side::Outside as u8)).expect("the connection is there");
+        assert!(!is_placing_again(entry, ACK), "what is watched after a reset is the sender of it");
     }
 
     #[test]

@@ -70,7 +70,9 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     let is_tcp = packet.key().protocol() == protocol::TCP && packet.fragment() != Fragment::Later;
     // Where rules have to be asked first, this packet comes again.
     let comes_again = is_old && must_ask::<P::Key, T>(tables, at, entry);
-    let birth = if !comes_again && (is_old || (is_tcp && packet.signal() & (SYN | RST) != 0)) {
+    let is_placing_again = is_tcp && conntrack::is_placing_again(entry, packet.signal());
+    let is_about_birth = is_placing_again || (is_tcp && packet.signal() & (SYN | RST) != 0);
+    let birth = if !comes_again && (is_old || is_about_birth) {
         FlowTable::<P::Key>::birth(tables, packet.key())
     } else {
         None
@@ -98,9 +100,12 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     }
     if let Some(birth) = birth
         && is_tcp
-        && conntrack::is_placing(birth, entry, packet.signal())
     {
-        sequence::remember::<P::Key>(birth, entry, packet.sequence());
+        if is_placing_again {
+            sequence::remember_again::<P::Key>(birth, entry, packet.sequence());
+        } else if conntrack::is_placing(birth, entry, packet.signal()) {
+            sequence::remember::<P::Key>(birth, entry, packet.sequence());
+        }
     }
     let before = entry.status.load();
     if conntrack::note(tables, packet.key(), entry, packet.signal(), at.now) == Change::Orphaned {
@@ -117,7 +122,7 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
 /// Whether a reset is not of who it says. Where nothing is known it is believed.
 #[inline(always)]
 fn is_invented<P: Packet>(packet: &P, entry: &FlowEntry, birth: Option<&Birth>) -> bool {
-    birth.is_some_and(|birth| !sequence::may_reset::<P::Key>(birth, entry, packet.sequence()))
+    birth.is_some_and(|birth| !sequence::may_be_its::<P::Key>(birth, entry, packet.sequence()))
 }
 
 /// Whether a responder may begin a closing connection anew. `Some` ends the packet, or has the firewall asked.

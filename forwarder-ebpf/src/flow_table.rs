@@ -301,6 +301,12 @@ pub fn retire<K: FlowKey, S: Slots<K>>(slots: &S, key: &K) -> bool {
     }
 }
 
+/// Has the entry's next packet with one of these signals take the slow path (`status::WATCH`). False: there is no such entry.
+#[inline(always)]
+pub fn watch<K: FlowKey, S: Slots<K>>(slots: &S, key: &K, signals: u8) -> bool {
+    find(slots, key).map(|slot| slot.entry.status.or(signals.into())).is_some()
+}
+
 impl Shape {
     /// Of a table for so many entries with keys `K`. `secret` is random.
     pub const fn of<K: FlowKey>(entries: u32, secret: [u32; 10]) -> Self {

@@ -145,6 +145,22 @@ impl EchoConnection {
         Ok(())
     }
 
+    /// Sends so many MiB and has all of it come back.
+    ///
+    /// # Errors
+    /// When the connection broke, or is silent for ten seconds.
+    pub fn stream(&mut self, mib: usize) -> Result<()> {
+        let mut sender = self.stream.try_clone()?;
+        std::thread::scope(|scope| {
+            let sending = scope.spawn(move || (0..mib).try_for_each(|_| sender.write_all(&[0; 1 << 20])));
+            let mut back = vec![0; 1 << 20];
+            for nth in 0..mib {
+                self.stream.read_exact(&mut back).with_context(|| format!("MiB {nth} did not come back"))?;
+            }
+            sending.join().expect("the sender does not panic").context("the connection broke while sending")
+        })
+    }
+
     /// Ends the connection by a reset.
     ///
     /// # Errors

@@ -61,6 +61,36 @@ fn a_connection_lives_through_resets_that_somebody_invents() -> Result<()> {
     Ok(())
 }
 
+/// What a connection has moved does not make it easier to reset: the appliance looks again where each direction stands.
+#[test]
+fn a_busy_connection_is_as_safe_as_a_quiet_one() -> Result<()> {
+    const MIB: usize = 2500;
+    let lab = Lab::with_config(Options::default(), SMALL_TABLE)?;
+    let _tcp = serve::tcp_echo(&lab.net.server, &[7], 4)?;
+    let server = SocketAddr::new(lab.server(Family::V4), 7);
+    let mut stream = EchoConnection::open(lab.client(), server)?;
+    stream.stream(MIB)?;
+    // Two sweeps after the last byte, what there was to be placed is.
+    for _ in 0..25 {
+        std::thread::sleep(Duration::from_millis(100));
+        stream.ping()?;
+    }
+    let local = stream.local()?;
+    forge(&lab, Family::V4, (server, local.port()))?;
+    let count = refused(&lab)?;
+    // From the first packet's place alone, an eighth of what was sent would count as near: 40 of 512.
+    ensure!(u64::from(TRIED - 12) <= count, "{count} of {TRIED} were refused");
+    stream.ping().context("the connection was reset by somebody else")?;
+    stream.stream(10)?;
+    let before = refused(&lab)?;
+    stream.abort()?;
+    wait_until("its own reset to have closed the flow", Duration::from_secs(5), || {
+        Ok(state(&lab, local)? == "closing")
+    })?;
+    ensure!(refused(&lab)? == before, "its own reset was refused");
+    Ok(())
+}
+
 #[test]
 fn the_ends_own_resets_arrive() -> Result<()> {
     let lab = Lab::with_config(Options::default(), SMALL_TABLE)?;

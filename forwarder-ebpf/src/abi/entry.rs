@@ -1,6 +1,6 @@
 //! The flow entry: what is known of one direction of a flow. What the bits of `status` mean over time is `conntrack`'s.
 
-use super::{FlowKey4, SharedU16, SharedU32, SharedU64, Ticks};
+use super::{FlowKey4, Packets, SharedU16, SharedU32, SharedU64, Ticks};
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
 /// One direction of a flow: the rewrite, the way out and the counters. With an IPv4 key it is one cache line, and that line
@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 #[repr(C, align(8))]
 pub struct FlowEntry {
     /// Packets forwarded in this direction.
-    pub packets: SharedU64,
+    pub packets: Packets,
     /// Bytes forwarded in this direction: IP total length, without Ethernet and padding.
     pub bytes: SharedU64,
     /// The way out: a packed `NextHop`, one word so that it changes at once.
@@ -74,7 +74,7 @@ impl FlowEntry {
     /// Takes over everything but the status.
     #[inline(always)]
     pub fn copy_from(&self, other: &Self) {
-        self.packets.store(other.packets.load());
+        self.packets.copy_from(&other.packets);
         self.bytes.store(other.bytes.load());
         self.next_hop.store(other.next_hop.load());
         self.addresses.store(other.addresses.load());

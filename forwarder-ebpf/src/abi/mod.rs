@@ -11,6 +11,7 @@ pub mod firewall;
 mod flow;
 mod fragment;
 mod load;
+mod packets;
 mod refused;
 mod shared;
 mod slot;
@@ -24,6 +25,7 @@ pub use load::{
     LOAD_CLIENTS6, LOAD_ECHO_PORT, LOAD_FIRST_PORT, LOAD_MAGIC, LOAD_PORT_BITS, LOAD_SERVER_PORT, LOAD_SERVERS6,
     LoadArrived, LoadConfig, LoadStation, LoadStream, load_port,
 };
+pub use packets::Packets;
 pub use refused::{MAX_REFUSED, Refused, RefusedBy, RefusedKey, Refusing, logged_flags};
 pub use shared::{SharedU16, SharedU32, SharedU64};
 pub use slot::{Family, Shape, Slot, Used, tend};

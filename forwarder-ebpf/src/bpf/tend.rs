@@ -6,8 +6,9 @@ use crate::maps::KernelTables;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use forwarder_ebpf::abi::{FlowKey4, FlowKey6, tend};
-use forwarder_ebpf::flow_table::{retire, vacate};
+use forwarder_ebpf::flow_table::{retire, vacate, watch};
 use forwarder_ebpf::frame::Frame;
+use forwarder_ebpf::wire::tcp_flags::ACK;
 use zerocopy::FromBytes;
 
 /// Calls `act` for every element of the batch; how often it said yes.
@@ -49,4 +50,16 @@ pub fn vacate4(ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn vacate6(ctx: XdpContext) -> u32 {
     each::<u32, 4>(&ctx, |tables, index| vacate::<FlowKey6, _>(tables, *index))
+}
+
+/// Has TCP entries, by their keys, look again where they stand in the sequence space.
+#[xdp]
+pub fn place4(ctx: XdpContext) -> u32 {
+    each::<FlowKey4, 16>(&ctx, |tables, key| watch(tables, key, ACK))
+}
+
+/// Has TCP entries, by their keys, look again where they stand in the sequence space.
+#[xdp]
+pub fn place6(ctx: XdpContext) -> u32 {
+    each::<FlowKey6, 40>(&ctx, |tables, key| watch(tables, key, ACK))
 }

@@ -157,7 +157,7 @@ impl Packet4 {
         }
 
         if self.key.protocol == protocol::TCP {
-            sequence::remember::<FlowKey4>(&birth, &entry, self.sequence);
+            sequence::begin(&birth, self.sequence);
         }
         entry.status.store(with_partner(bits.0 | out, way.side));
         set_way(&entry, at, Some(way));

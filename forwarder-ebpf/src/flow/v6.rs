@@ -115,7 +115,7 @@ impl Packet6 {
             Err(refused) => return Err(refused),
         }
         if self.key.protocol == protocol::TCP {
-            sequence::remember::<FlowKey6>(&birth, &entry, self.sequence);
+            sequence::begin(&birth, self.sequence);
         }
         entry.status.store(with_partner(bits.0, way.side));
         set_way(&entry, at, Some(way));

@@ -22,18 +22,18 @@ const AT_ONCE: u32 = 1 << 14;
 pub trait Key: FlowKey + FromBytes + IntoBytes + Immutable {
     /// The maps of slots, of births, and of the blocks in use.
     const MAPS: [&'static str; 3];
-    /// The program that retires keys, and that which vacates slots.
-    const PROGRAMS: [&'static str; 2];
+    /// The program that retires keys, that which vacates slots, and that which has directions placed.
+    const PROGRAMS: [&'static str; 3];
 }
 
 impl Key for FlowKey4 {
     const MAPS: [&'static str; 3] = [names::FLOWS4, names::BIRTHS4, names::BLOCKS4];
-    const PROGRAMS: [&'static str; 2] = ["retire4", "vacate4"];
+    const PROGRAMS: [&'static str; 3] = ["retire4", "vacate4", "place4"];
 }
 
 impl Key for FlowKey6 {
     const MAPS: [&'static str; 3] = [names::FLOWS6, names::BIRTHS6, names::BLOCKS6];
-    const PROGRAMS: [&'static str; 2] = ["retire6", "vacate6"];
+    const PROGRAMS: [&'static str; 3] = ["retire6", "vacate6", "place6"];
 }
 
 /// An entry as it was found.
@@ -64,6 +64,8 @@ pub(super) struct Parts {
     pub retire: OwnedFd,
     /// The program that vacates slots.
     pub vacate: OwnedFd,
+    /// The program that has directions placed.
+    pub place: OwnedFd,
     /// The map of both families' use.
     pub used: OwnedFd,
     /// What never changes.
@@ -79,6 +81,7 @@ pub struct FlowTable<K> {
     pub(super) blocks: Mapping<SharedU64>,
     retire: OwnedFd,
     vacate: OwnedFd,
+    place: OwnedFd,
     pub(super) used: Table<u32, Used>,
     pub(super) shape: Shape,
     keys: PhantomData<fn() -> K>,
@@ -86,7 +89,7 @@ pub struct FlowTable<K> {
 
 impl<K: Key> FlowTable<K> {
     pub(super) fn new(parts: Parts) -> Result<Self> {
-        let Parts { slots, births, blocks, retire, vacate, used, shape } = parts;
+        let Parts { slots, births, blocks, retire, vacate, place, used, shape } = parts;
         let name = K::MAPS[0];
         let info =
             sys::map_info(slots.as_fd()).map_err(|source| DatapathError::map("read the size of", name, source))?;
@@ -96,7 +99,7 @@ impl<K: Key> FlowTable<K> {
         let blocks = Mapping::writable(blocks.as_fd(), shape.block_words() as usize)
             .map_err(|source| DatapathError::map("map the blocks of", name, source))?;
         let used = Table::new(names::USED, used)?;
-        Ok(Self { name, slots, births, blocks, retire, vacate, used, shape, keys: PhantomData })
+        Ok(Self { name, slots, births, blocks, retire, vacate, place, used, shape, keys: PhantomData })
     }
 
     /// Room for so many entries; a connection takes two.
@@ -156,6 +159,14 @@ impl<K: Key> FlowTable<K> {
     /// When the kernel refuses.
     pub fn vacate(&self, indexes: &[u32]) -> Result<u32> {
         self.tend(&self.vacate, indexes)
+    }
+
+    /// Has the next packets of these TCP entries say where they stand in the sequence space.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn place(&self, keys: &[K]) -> Result<u32> {
+        self.tend(&self.place, keys)
     }
 
     fn tend<T: IntoBytes + Immutable>(&self, program: &OwnedFd, elements: &[T]) -> Result<u32> {

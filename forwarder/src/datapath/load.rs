@@ -246,13 +246,14 @@ fn write_shape<K: Key>(shapes: &Table<u32, Shape>, entries: u32) -> Result<()> {
 
 fn flow_table<K: Key>(programs: &mut Ebpf, shapes: &Table<u32, Shape>) -> Result<FlowTable<K>> {
     let [slots, births, blocks] = K::MAPS;
-    let [retire, vacate] = K::PROGRAMS;
+    let [retire, vacate, place] = K::PROGRAMS;
     FlowTable::new(Parts {
         slots: descriptor(programs, slots)?,
         births: descriptor(programs, births)?,
         blocks: descriptor(programs, blocks)?,
         retire: program_descriptor(programs, retire)?,
         vacate: program_descriptor(programs, vacate)?,
+        place: program_descriptor(programs, place)?,
         used: descriptor(programs, names::USED)?,
         shape: shapes.read(&(K::FAMILY as u32))?.unwrap_or_default(),
     })

@@ -16,7 +16,7 @@ use super::log::Logger;
 use crate::config::Timeouts;
 use crate::datapath::{Datapath, DatapathError, FlowTable, Seen, wait_for_programs};
 use forwarder_ebpf::abi::{FlowEntry, NextHop, Ticks, status};
-use forwarder_ebpf::conntrack::{Class, State};
+use forwarder_ebpf::conntrack::{Class, State, is_to_be_placed};
 use forwarder_ebpf::flow_table::Tenancy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -152,19 +152,41 @@ struct Walk<'a> {
     load: Load,
 }
 
-/// Connections of one table whose originator is idle: to be judged, many at a time.
-struct Idle<'t, K> {
+/// What is collected on the way through one table, to be done many at a time.
+struct Gathered<'t, K> {
     table: &'t FlowTable<K>,
+    /// Connections whose originator is idle: to be judged.
     found: Vec<Seen<K>>,
     removal: Removal<'t, K>,
+    /// Directions that have to say again where they stand.
+    unplaced: Vec<K>,
     /// Those that are not over.
     live: u64,
+}
+
+impl<K: Key> Gathered<'_, K> {
+    /// Directions that are asked at once.
+    const MANY: usize = 4096;
+
+    fn have_placed(&mut self, Seen { key, entry, birth, .. }: &Seen<K>) -> Result<(), DatapathError> {
+        if is_to_be_placed(key.protocol(), birth, entry) {
+            self.unplaced.push(*key);
+        }
+        if self.unplaced.len() < Self::MANY { Ok(()) } else { self.place() }
+    }
+
+    fn place(&mut self) -> Result<(), DatapathError> {
+        self.table.place(&self.unplaced)?;
+        self.unplaced.clear();
+        Ok(())
+    }
 }
 
 impl Walk<'_> {
     /// Judges and counts one table; returns its connections.
     fn table<K: Key>(&mut self, table: &FlowTable<K>) -> Result<u64, DatapathError> {
-        let mut idle = Idle { table, found: Vec::new(), removal: Removal::new(table), live: 0 };
+        let mut gathered =
+            Gathered { table, found: Vec::new(), removal: Removal::new(table), unplaced: Vec::new(), live: 0 };
         let mut dying = Vec::new();
         table.visit_all(|seen| {
             let Seen { tenancy, key, entry, .. } = seen;
@@ -173,45 +195,47 @@ impl Walk<'_> {
                 return Ok(());
             }
             self.logger.observe(seen);
+            gathered.have_placed(seen)?;
             let is_over = self.judge.is_over(key.protocol(), entry);
             if entry.status.load() & status::ORIGINATOR == 0 {
                 // It goes with its originator's. Alone, it is a rest of something interrupted; that can wait, because to
                 // ask costs more than all else about an entry.
                 let is_asked = (seen.index ^ self.census.passes).is_multiple_of(ALONE_ASKED);
                 let is_alone = is_asked && is_over && table.read(&key.partner(entry)).is_none();
-                return if is_alone { idle.removal.add_alone(key) } else { Ok(()) };
+                return if is_alone { gathered.removal.add_alone(key) } else { Ok(()) };
             }
             if is_over {
-                idle.found.push(seen.clone());
-                return if idle.found.len() < JUDGED_AT_ONCE { Ok(()) } else { self.judge_idle(&mut idle) };
+                gathered.found.push(seen.clone());
+                return if gathered.found.len() < JUDGED_AT_ONCE { Ok(()) } else { self.judge_idle(&mut gathered) };
             }
-            idle.live += 1;
+            gathered.live += 1;
             self.count(seen);
             Ok(())
         })?;
-        self.judge_idle(&mut idle)?;
-        idle.removal.finish()?;
-        let live = idle.live;
+        self.judge_idle(&mut gathered)?;
+        gathered.removal.finish()?;
+        gathered.place()?;
+        let live = gathered.live;
         self.bury(table, &dying)?;
         Ok(live)
     }
 
     /// Removes those whose other direction is idle as well.
-    fn judge_idle<K: Key>(&mut self, idle: &mut Idle<'_, K>) -> Result<(), DatapathError> {
-        let partners: Vec<_> = idle.found.iter().map(|seen| seen.key.partner(&seen.entry)).collect();
-        let (removal, mut failed) = (&mut idle.removal, Ok(()));
-        idle.table.read_many(&partners, |at, answer| {
-            let seen = &idle.found[at];
+    fn judge_idle<K: Key>(&mut self, gathered: &mut Gathered<'_, K>) -> Result<(), DatapathError> {
+        let partners: Vec<_> = gathered.found.iter().map(|seen| seen.key.partner(&seen.entry)).collect();
+        let (removal, mut failed) = (&mut gathered.removal, Ok(()));
+        gathered.table.read_many(&partners, |at, answer| {
+            let seen = &gathered.found[at];
             if answer.is_none_or(|answer| self.judge.is_over(seen.key.protocol(), answer)) {
                 self.census.expired += 1;
                 let removed = removal.add(&seen.key, &seen.entry);
                 failed = std::mem::replace(&mut failed, Ok(())).and(removed);
             } else {
-                idle.live += 1;
+                gathered.live += 1;
                 self.count(seen);
             }
         })?;
-        idle.found.clear();
+        gathered.found.clear();
         failed
     }
 
