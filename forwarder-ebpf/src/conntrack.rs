@@ -133,7 +133,7 @@ pub(crate) fn note<K: FlowKey, T: FlowTable<K>>(
     let Some(partner) = tables.flow(&key.partner(entry)) else { return Change::Orphaned };
     if key.protocol() != protocol::TCP {
         note_other(key.protocol(), entry, partner);
-    } else if signal & (SYN | ACK | RST) == SYN && State::of(protocol::TCP, bits) == State::Closing {
+    } else if is_reopening(signal, bits) {
         reopen(entry, partner);
         for (key, is_own) in [(key, true), (&key.partner(entry), false)] {
             if let Some(birth) = tables.birth(key) {
@@ -236,10 +236,13 @@ pub(crate) fn is_placing_again(entry: &FlowEntry, signal: u8) -> bool {
 #[inline(always)]
 pub(crate) fn is_turned(protocol: u8, entry: &FlowEntry, signal: u8) -> bool {
     let bits = entry.status.load();
-    protocol == protocol::TCP
-        && signal & (SYN | ACK | RST) == SYN
-        && bits & status::ORIGINATOR == 0
-        && State::of(protocol, bits) == State::Closing
+    protocol == protocol::TCP && bits & status::ORIGINATOR == 0 && is_reopening(signal, bits)
+}
+
+/// Whether this TCP packet begins a closing connection anew.
+#[inline(always)]
+pub(crate) fn is_reopening(signal: u8, bits: u32) -> bool {
+    signal & (SYN | ACK | RST) == SYN && State::of(protocol::TCP, bits) == State::Closing
 }
 
 /// A SYN on a closing connection begins a new one on the same tuple and the same translation. The counters go on: they

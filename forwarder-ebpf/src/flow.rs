@@ -9,6 +9,7 @@ use crate::answer::{Problem, ask};
 use crate::conntrack::{self, Change};
 use crate::firewall::{self, Ends, Filtered};
 use crate::frame::Frame;
+use crate::handshake;
 use crate::limits;
 use crate::rewrite;
 use crate::route::{Arrival, Path, Way, way_out};
@@ -113,6 +114,9 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
         return None;
     }
     limits::note_replied::<P::Key, T>(tables, at, entry, before);
+    if is_tcp {
+        handshake::note(tables, packet.key(), entry, (before, packet.signal()));
+    }
     if packet.fragment() == Fragment::First {
         packet.remember(tables, at.now);
     }

@@ -54,6 +54,7 @@ mod answer;
 mod firewall;
 mod flow;
 mod fragment;
+mod handshake;
 mod limits;
 mod nat;
 mod related;

@@ -9,7 +9,7 @@ use crate::tables::{FlowTable, Tables};
 use crate::verdict::{Drop, Pass, Stage, Verdict};
 use crate::wire::ipv6::Unreadable;
 use crate::wire::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Fragment, Transport, ipv4, ipv6, take};
-use crate::{answer, firewall, fragment, related, reset, rewrite};
+use crate::{answer, firewall, fragment, handshake, related, reset, rewrite};
 
 /// Every frame begins here. Forwards the plain packets of known flows; all others are passed, or handed to a stage.
 ///
@@ -207,6 +207,7 @@ fn new_flow<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
         // That stage notes the train; two notes in one program are more stack than BPF has.
         return Verdict::Next(P::FLOW);
     }
+    handshake::begin(tables, packet.key(), packet.signal());
     match FlowTable::<P::Key>::flow(tables, packet.key()) {
         Some(entry) => rewrite::forward(frame, tables, at, packet, entry),
         None => Verdict::Drop(Drop::NoFlow),

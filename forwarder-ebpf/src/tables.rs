@@ -1,7 +1,7 @@
 //! What the core asks of its surroundings: maps, routes, random numbers. Two bodies: `bpf` and `sim`.
 
 use crate::abi::firewall::{Line, RuleEvent, SourceCell, Unanswered};
-use crate::abi::{Birth, Control, FlowEntry, FlowKey4, FlowKey6, IfaceConfig, NatRule, Ticks};
+use crate::abi::{Birth, Control, FlowEntry, FlowKey4, FlowKey6, Handshake, IfaceConfig, NatRule, Ticks};
 use crate::abi::{FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
 use crate::verdict::Drop;
 use crate::wire::ipv4::Packet4;
@@ -29,6 +29,9 @@ pub trait FlowTable<K> {
 
     /// A flow with this key is likely to be inserted soon.
     fn expect_flow(&self, key: &K);
+
+    /// The key's hash under the table's secret; 0 where the table has none yet.
+    fn hash(&self, key: &K) -> u64;
 
     /// How the entry with this key came to be.
     fn birth(&self, key: &K) -> Option<&Birth>;
@@ -241,6 +244,12 @@ pub trait Tables:
 
     /// A pseudo-random number.
     fn random(&self) -> u32;
+
+    /// The cell of a handshake.
+    fn handshake(&self, index: u32) -> Option<&Handshake>;
+
+    /// A precise clock, microseconds, which comes round after 71 minutes. To read it costs: for packets that are few.
+    fn clock_us(&self) -> u32;
 
     /// Hands an answer to the next stage.
     fn set_answer(&self, answer: Answer);

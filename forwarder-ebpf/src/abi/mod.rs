@@ -10,6 +10,7 @@ mod entry;
 pub mod firewall;
 mod flow;
 mod fragment;
+mod handshake;
 mod load;
 mod packets;
 mod refused;
@@ -21,6 +22,7 @@ pub use counters::{Counter, DWELL_BUCKETS, OUTCOMES, counter_index, dwell_bucket
 pub use entry::{Birth, FlowEntry, NextHop, status};
 pub use flow::{FlowKey, FlowKey4, FlowKey6};
 pub use fragment::{FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
+pub use handshake::{HANDSHAKES, Handshake, Place, RoundTrips, phase};
 pub use load::{
     LOAD_CLIENTS6, LOAD_ECHO_PORT, LOAD_FIRST_PORT, LOAD_MAGIC, LOAD_PORT_BITS, LOAD_SERVER_PORT, LOAD_SERVERS6,
     LoadArrived, LoadConfig, LoadStation, LoadStream, load_port,
@@ -122,6 +124,8 @@ pub mod names {
     pub const REFUSED6: &str = "REFUSED6";
     /// Per CPU: refused packets that there was no room to count by their ends.
     pub const REFUSED_LOST: &str = "REFUSED_LOST";
+    /// Cell to `Handshake`.
+    pub const HANDSHAKES: &str = "HANDSHAKES";
     /// Frames that wait for a neighbour, towards the controller.
     pub const HELD: &str = "HELD";
     /// The one compiled policy: a map of `firewall::Line` in a map, so that it is exchanged at once.

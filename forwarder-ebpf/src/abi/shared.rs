@@ -80,34 +80,41 @@ shared! {
     SharedU16, u16, AtomicU16
 }
 
-impl SharedU32 {
-    /// Replaces `old` by `new`; false when the value is not `old`. A full barrier: what was written before is seen by who
-    /// sees `new`.
-    #[inline(always)]
-    pub fn exchange(&self, old: u32, new: u32) -> bool {
-        #[cfg(target_arch = "bpf")]
-        {
-            let mut seen = old;
-            // SAFETY: one atomic instruction on our own, aligned field; it changes nothing else but its register, and
-            // memory that was written before stays before it.
-            unsafe {
-                core::arch::asm!(
-                    "w0 = cmpxchg32_32({0} + 0, w0, {1})",
-                    in(reg) self.0.get(), in(wreg) new, inout("w0") seen, options(nostack, preserves_flags)
-                )
-            };
-            seen == old
+macro_rules! exchange {
+    ($type:ty, $int:ty, $atomic:ident, $class:ident, $register:tt, $instruction:literal) => {
+        impl $type {
+            /// Replaces `old` by `new`; false when the value is not `old`. A full barrier: what was written before is seen by
+            /// who sees `new`.
+            #[inline(always)]
+            pub fn exchange(&self, old: $int, new: $int) -> bool {
+                #[cfg(target_arch = "bpf")]
+                {
+                    let mut seen = old;
+                    // SAFETY: one atomic instruction on our own, aligned field; it changes nothing else but its register,
+                    // and memory that was written before stays before it.
+                    unsafe {
+                        core::arch::asm!(
+                            $instruction,
+                            in(reg) self.0.get(), in($class) new, inout($register) seen, options(nostack, preserves_flags)
+                        )
+                    };
+                    seen == old
+                }
+                #[cfg(not(target_arch = "bpf"))]
+                {
+                    use core::sync::atomic::Ordering::SeqCst;
+                    // SAFETY: the pointer is to our own, aligned field and lives as long as `self`; all accesses are atomic.
+                    unsafe { core::sync::atomic::$atomic::from_ptr(self.0.get()) }
+                        .compare_exchange(old, new, SeqCst, SeqCst)
+                        .is_ok()
+                }
+            }
         }
-        #[cfg(not(target_arch = "bpf"))]
-        {
-            use core::sync::atomic::Ordering::SeqCst;
-            // SAFETY: the pointer is to our own, aligned field and lives as long as `self`; all accesses are atomic.
-            unsafe { core::sync::atomic::AtomicU32::from_ptr(self.0.get()) }
-                .compare_exchange(old, new, SeqCst, SeqCst)
-                .is_ok()
-        }
-    }
+    };
 }
+
+exchange!(SharedU32, u32, AtomicU32, wreg, "w0", "w0 = cmpxchg32_32({0} + 0, w0, {1})");
+exchange!(SharedU64, u64, AtomicU64, reg, "r0", "r0 = cmpxchg_64({0} + 0, r0, {1})");
 
 macro_rules! modify {
     ($type:ty, $name:ident, $doc:literal, $int:ty, $atomic:ident, $method:ident, $class:ident, $instruction:literal) => {

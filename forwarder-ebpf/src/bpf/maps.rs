@@ -8,14 +8,15 @@ use crate::fib::{NO_ROUTE, fib_params, words};
 use crate::firewall::{self, KernelPolicy};
 use crate::frame::opaque;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, bpf_fib_lookup as FibParams, xdp_md};
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use forwarder_ebpf::abi::firewall::{RuleEvent, SourceCell, Unanswered};
 use forwarder_ebpf::abi::{
     Birth, Control, Counter, DWELL_BUCKETS, FlowEntry, FlowKey, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6,
-    FragmentOwner4, FragmentOwner6, HELD_FRAME_BYTES, HELD_RING_BYTES, HeldFrame, IfaceConfig, MAX_FRAGMENT_TRAINS,
-    MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES, Shape, SharedU64, Slot, Ticks, Used,
+    FragmentOwner4, FragmentOwner6, HANDSHAKES as HANDSHAKE_CELLS, HELD_FRAME_BYTES, HELD_RING_BYTES, Handshake,
+    HeldFrame, IfaceConfig, MAX_FRAGMENT_TRAINS, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES,
+    Shape, SharedU64, Slot, Ticks, Used,
 };
 use forwarder_ebpf::flow_table::{self, Slots};
 use forwarder_ebpf::tables::{Answer, Asked, FlowTable, FragmentTable, Judged, Refused, Route, RouteQuery, Tables};
@@ -49,6 +50,8 @@ static BLOCKS6: Array<SharedU64> = Array::with_max_entries(1 << 5, BPF_F_MMAPABL
 static FRAGMENTS4: LruHashMap<FragmentKey4, FragmentOwner4> = LruHashMap::with_max_entries(MAX_FRAGMENT_TRAINS, 0);
 #[map]
 static FRAGMENTS6: LruHashMap<FragmentKey6, FragmentOwner6> = LruHashMap::with_max_entries(MAX_FRAGMENT_TRAINS, 0);
+#[map]
+static HANDSHAKES: Array<Handshake> = Array::with_max_entries(HANDSHAKE_CELLS, BPF_F_MMAPABLE);
 #[map]
 static IFACES: Array<IfaceConfig> = Array::with_max_entries(1 << 12, 0);
 #[map]
@@ -159,6 +162,14 @@ macro_rules! flow_table {
             #[inline(always)]
             fn flow_nearby(&self, key: &$key) -> Option<&FlowEntry> {
                 flow_table::find_nearby(self, key).map(|slot| &slot.entry)
+            }
+
+            #[inline(always)]
+            fn hash(&self, key: &$key) -> u64 {
+                match Slots::<$key>::shape(self) {
+                    Some(shape) => key.hash(shape),
+                    None => 0,
+                }
             }
 
             #[inline(always)]
@@ -306,6 +317,17 @@ impl Tables for KernelTables {
     fn random(&self) -> u32 {
         // SAFETY: takes nothing and only returns a number.
         unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn handshake(&self, index: u32) -> Option<&Handshake> {
+        HANDSHAKES.get(index)
+    }
+
+    #[inline(always)]
+    fn clock_us(&self) -> u32 {
+        // SAFETY: takes nothing and only returns a number.
+        (unsafe { bpf_ktime_get_ns() } / 1000) as u32
     }
 
     #[inline(always)]

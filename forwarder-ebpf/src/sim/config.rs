@@ -1,8 +1,10 @@
 //! How a `Sim` is set up: what the controller would write into the maps, as a chain of calls.
 
-use super::{Fib, Flows, Fragments, Sim, State};
+use super::{Fib, Flows, Fragments, HANDSHAKES, Sim, State};
 use crate::abi::firewall::{SOURCE_CELLS, SourceCell};
-use crate::abi::{Control, Counter, IfaceConfig, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES};
+use crate::abi::{
+    Control, Counter, Handshake, IfaceConfig, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES,
+};
 use crate::tables::Route;
 use std::cell::RefCell;
 use std::vec;
@@ -53,6 +55,7 @@ impl Sim {
             rule_log: RefCell::default(),
             unanswered: Default::default(),
             sources: (0..SOURCE_CELLS).map(|_| SourceCell::default()).collect(),
+            handshakes: vec![Handshake::default(); HANDSHAKES],
             state: State::default(),
         }
     }

@@ -78,6 +78,11 @@ impl<K: FlowKey + Default + Ord> Flows<K> {
         flow_table::insert(self, key, entry, birth)
     }
 
+    /// The key's hash under the table's secret.
+    pub fn hash(&self, key: &K) -> u64 {
+        key.hash(&self.shape)
+    }
+
     /// How the entry with this key came to be.
     pub fn birth(&self, key: &K) -> Option<&Birth> {
         flow_table::find_birth(self, key)

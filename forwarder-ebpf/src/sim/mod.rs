@@ -29,7 +29,7 @@ pub use frame::Buffer;
 
 use crate::abi::firewall::{Line, RuleCounter, RuleEvent, RuleLogBudget, SourceCell, Unanswered};
 use crate::abi::{Control, Counter, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
-use crate::abi::{IfaceConfig, NatRule, Ticks, counter_index};
+use crate::abi::{Handshake, IfaceConfig, NatRule, Place, RoundTrips, Ticks, counter_index};
 use crate::frame::Frame;
 use crate::pipeline;
 use crate::tables::{Answer, Asked, Judged, Tables};
@@ -44,6 +44,9 @@ use std::vec::Vec;
 
 /// Tail calls that the kernel allows for one frame (linux/bpf.h, `MAX_TAIL_CALL_CNT`).
 const MAX_TAIL_CALLS: usize = 33;
+
+/// Cells for handshakes: fewer than the kernel's map has, so that a `Sim` is soon made.
+const HANDSHAKES: usize = 1 << 12;
 
 /// What another CPU does just before the next flow entry is inserted.
 type Race = Box<dyn FnOnce(&Sim)>;
@@ -71,6 +74,7 @@ pub struct Sim {
     rule_log: RefCell<Vec<RuleEvent>>,
     unanswered: [Unanswered; 8],
     sources: Vec<SourceCell>,
+    handshakes: Vec<Handshake>,
     state: State,
 }
 
@@ -86,6 +90,7 @@ struct State {
     script: RefCell<VecDeque<u32>>,
     length: Cell<usize>,
     egress: Cell<u32>,
+    clock_us: Cell<u32>,
     race: RefCell<Option<Race>>,
 }
 
@@ -102,6 +107,7 @@ impl Default for State {
             script: RefCell::default(),
             length: Cell::new(0),
             egress: Cell::new(0),
+            clock_us: Cell::new(0),
             race: RefCell::new(None),
         }
     }
@@ -176,6 +182,26 @@ impl Sim {
     /// The frames that wait for a neighbour, oldest first; they are the caller's then.
     pub fn take_held(&self) -> Vec<Held> {
         self.held.take()
+    }
+
+    /// Sets the precise clock, microseconds.
+    pub fn set_clock_us(&self, now: u32) {
+        self.state.clock_us.set(now);
+    }
+
+    /// What has been measured of the connection that began with an IPv4 packet of this key.
+    pub fn round_trips4(&self, originator: &FlowKey4) -> RoundTrips {
+        self.round_trips(self.flows4.hash(originator))
+    }
+
+    /// What has been measured of the connection that began with an IPv6 packet of this key.
+    pub fn round_trips6(&self, originator: &FlowKey6) -> RoundTrips {
+        self.round_trips(self.flows6.hash(originator))
+    }
+
+    fn round_trips(&self, hash: u64) -> RoundTrips {
+        let place = Place::of(hash);
+        Tables::handshake(self, place.index).map(|cell| cell.round_trips(place)).unwrap_or_default()
     }
 
     /// Has `other` happen just before the next flow entry is inserted, as if another CPU did it.

@@ -1,11 +1,11 @@
 //! `Tables` over the fields of a `Sim`.
 
-use super::Sim;
+use super::{HANDSHAKES, Sim};
 use crate::abi::firewall::{Line, RuleEvent, SourceCell, Unanswered};
 use crate::abi::{
     Birth, Control, FlowEntry, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6,
 };
-use crate::abi::{HELD_FRAME_BYTES, IfaceConfig, NatRule, Ticks};
+use crate::abi::{HELD_FRAME_BYTES, Handshake, IfaceConfig, NatRule, Ticks};
 use crate::flow_table;
 use crate::tables::{Answer, Asked, Fate, FlowTable, FragmentTable, Judged, Refused, Route, RouteQuery, Tables};
 use crate::wire::ipv4::Packet4;
@@ -28,6 +28,10 @@ macro_rules! flow_table {
 
             fn flow_nearby(&self, key: &$key) -> Option<&FlowEntry> {
                 flow_table::find_nearby(&self.$flows, key).map(|slot| &slot.entry)
+            }
+
+            fn hash(&self, key: &$key) -> u64 {
+                self.$flows.hash(key)
             }
 
             fn birth(&self, key: &$key) -> Option<&Birth> {
@@ -152,6 +156,14 @@ impl Tables for Sim {
         number ^= number << 5;
         self.state.seed.set(number);
         number
+    }
+
+    fn handshake(&self, index: u32) -> Option<&Handshake> {
+        self.handshakes.get(index as usize % HANDSHAKES)
+    }
+
+    fn clock_us(&self) -> u32 {
+        self.state.clock_us.get()
     }
 
     fn set_answer(&self, answer: Answer) {

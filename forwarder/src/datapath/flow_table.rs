@@ -7,10 +7,15 @@ use super::mapping::Mapping;
 use super::sys::{self, Command};
 use super::table::Table;
 use super::{DatapathError, Result};
-use forwarder_ebpf::abi::{Birth, FlowEntry, FlowKey, FlowKey4, FlowKey6, Shape, SharedU64, Slot, Used, names, tend};
+use forwarder_ebpf::abi::{
+    Birth, FlowEntry, FlowKey, FlowKey4, FlowKey6, Handshake, Place, RoundTrips, Shape, SharedU64, Slot, Used, names,
+    status, tend,
+};
 use forwarder_ebpf::flow_table::{BLOCK, Slots, Tenancy, WINDOW, find, find_at_home, home};
+use forwarder_ebpf::wire::protocol;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -70,6 +75,8 @@ pub(super) struct Parts {
     pub used: OwnedFd,
     /// What never changes.
     pub shape: Shape,
+    /// Both families' handshakes.
+    pub handshakes: Arc<Mapping<Handshake>>,
 }
 
 /// The table with keys `K`.
@@ -84,12 +91,13 @@ pub struct FlowTable<K> {
     place: OwnedFd,
     pub(super) used: Table<u32, Used>,
     pub(super) shape: Shape,
+    handshakes: Arc<Mapping<Handshake>>,
     keys: PhantomData<fn() -> K>,
 }
 
 impl<K: Key> FlowTable<K> {
     pub(super) fn new(parts: Parts) -> Result<Self> {
-        let Parts { slots, births, blocks, retire, vacate, place, used, shape } = parts;
+        let Parts { slots, births, blocks, retire, vacate, place, used, shape, handshakes } = parts;
         let name = K::MAPS[0];
         let info =
             sys::map_info(slots.as_fd()).map_err(|source| DatapathError::map("read the size of", name, source))?;
@@ -99,7 +107,7 @@ impl<K: Key> FlowTable<K> {
         let blocks = Mapping::writable(blocks.as_fd(), shape.block_words() as usize)
             .map_err(|source| DatapathError::map("map the blocks of", name, source))?;
         let used = Table::new(names::USED, used)?;
-        Ok(Self { name, slots, births, blocks, retire, vacate, place, used, shape, keys: PhantomData })
+        Ok(Self { name, slots, births, blocks, retire, vacate, place, used, shape, handshakes, keys: PhantomData })
     }
 
     /// Room for so many entries; a connection takes two.
@@ -118,6 +126,19 @@ impl<K: Key> FlowTable<K> {
     /// The entry with this key, as it is now.
     pub fn read(&self, key: &K) -> Option<FlowEntry> {
         find(self, key).map(|slot| slot.entry.clone())
+    }
+
+    /// Round trips of the handshake of the connection that an entry belongs to, as far as they are known: it may be another
+    /// one's turn in its cell by now.
+    pub fn round_trips(&self, key: &K, entry: &FlowEntry) -> RoundTrips {
+        let bits = entry.status.load();
+        // Of what was picked up in mid-stream, what is there would be an earlier connection's.
+        if key.protocol() != protocol::TCP || bits & status::LOOSE != 0 {
+            return RoundTrips::default();
+        }
+        let originator = if bits & status::ORIGINATOR != 0 { *key } else { key.partner(entry) };
+        let place = Place::of(originator.hash(&self.shape));
+        self.handshakes.get(place.index as usize).map(|cell| cell.round_trips(place)).unwrap_or_default()
     }
 
     /// Calls `found` with the number of each key and its entry as it is now, in no order. Many at once cost a fraction of as many

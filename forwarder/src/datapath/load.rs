@@ -2,18 +2,19 @@
 
 use super::attach::remove_pins;
 use super::flow_table::{FlowTable, Key, Parts};
+use super::mapping::Mapping;
 use super::table::{PerCpu, Table};
 use super::{Datapath, DatapathError, Result};
 use aya::maps::{Map, MapData, ProgramArray};
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use forwarder_ebpf::abi::{FlowKey, FlowKey4, FlowKey6, Shape, names};
+use forwarder_ebpf::abi::{FlowKey, FlowKey4, FlowKey6, Handshake, Shape, names};
 use forwarder_ebpf::verdict::Stage;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use zerocopy::IntoBytes;
 
 /// The object that build.rs made.
@@ -104,9 +105,10 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
         write_shape::<FlowKey4>(&shapes, options.entries4)?;
         write_shape::<FlowKey6>(&shapes, options.entries6)?;
     }
+    let handshakes = Arc::new(map_handshakes(&programs)?);
     Ok(Datapath {
-        flows4: flow_table(&mut programs, &shapes)?,
-        flows6: flow_table(&mut programs, &shapes)?,
+        flows4: flow_table(&mut programs, &shapes, &handshakes)?,
+        flows6: flow_table(&mut programs, &shapes, &handshakes)?,
         fragments4: table(&programs, names::FRAGMENTS4)?,
         fragments6: table(&programs, names::FRAGMENTS6)?,
         ifaces: table(&programs, names::IFACES)?,
@@ -138,7 +140,7 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
 }
 
 /// What a controller that starts again takes over.
-const PINNED: [&str; 32] = [
+const PINNED: [&str; 33] = [
     names::FLOWS4,
     names::FLOWS6,
     names::BIRTHS4,
@@ -147,6 +149,7 @@ const PINNED: [&str; 32] = [
     names::BLOCKS6,
     names::SHAPES,
     names::USED,
+    names::HANDSHAKES,
     names::FRAGMENTS4,
     names::FRAGMENTS6,
     names::IFACES,
@@ -244,7 +247,17 @@ fn write_shape<K: Key>(shapes: &Table<u32, Shape>, entries: u32) -> Result<()> {
     shapes.write(&(K::FAMILY as u32), &Shape::of::<K>(entries, secret))
 }
 
-fn flow_table<K: Key>(programs: &mut Ebpf, shapes: &Table<u32, Shape>) -> Result<FlowTable<K>> {
+fn map_handshakes(programs: &Ebpf) -> Result<Mapping<Handshake>> {
+    let map = table::<u32, Handshake>(programs, names::HANDSHAKES)?;
+    Mapping::readable(map.descriptor(), 0, map.max_entries() as usize)
+        .map_err(|source| DatapathError::map("map", names::HANDSHAKES, source))
+}
+
+fn flow_table<K: Key>(
+    programs: &mut Ebpf,
+    shapes: &Table<u32, Shape>,
+    handshakes: &Arc<Mapping<Handshake>>,
+) -> Result<FlowTable<K>> {
     let [slots, births, blocks] = K::MAPS;
     let [retire, vacate, place] = K::PROGRAMS;
     FlowTable::new(Parts {
@@ -256,6 +269,7 @@ fn flow_table<K: Key>(programs: &mut Ebpf, shapes: &Table<u32, Shape>) -> Result
         place: program_descriptor(programs, place)?,
         used: descriptor(programs, names::USED)?,
         shape: shapes.read(&(K::FAMILY as u32))?.unwrap_or_default(),
+        handshakes: handshakes.clone(),
     })
 }
 

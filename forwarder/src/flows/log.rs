@@ -2,7 +2,7 @@
 
 use super::given_up::GivenUp;
 use super::list::{Clock, Key};
-use crate::datapath::{Datapath, DatapathError, Seen};
+use crate::datapath::{Datapath, DatapathError, FlowTable, Seen};
 use crate::flowlog::clock::Moment;
 use crate::flowlog::feed::Feed;
 use crate::flowlog::ledger::Counts;
@@ -10,7 +10,7 @@ use crate::flowlog::refused::{Refused, RefusedCount};
 use crate::live::Live;
 use crate::record::{Interface, Interfaces, Place, Tuple, Window};
 use crate::status::Served;
-use forwarder_ebpf::abi::{self, NextHop, RefusedKey, Ticks, status};
+use forwarder_ebpf::abi::{self, NextHop, RefusedKey, RoundTrips, Ticks, status};
 use forwarder_ebpf::verdict::Drop;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -64,15 +64,15 @@ impl Logger {
     }
 
     /// An entry that lives.
-    pub fn observe<K: Key>(&mut self, seen: &Seen<K>) {
+    pub fn observe<K: Key>(&mut self, table: &FlowTable<K>, seen: &Seen<K>) {
         let interfaces = &self.interfaces;
-        self.feed.observe(K::FAMILY, seen.index, &counts(seen), |now| describe(seen, interfaces, now));
+        self.feed.observe(K::FAMILY, seen.index, &counts(seen), |now| describe(table, seen, interfaces, now));
     }
 
     /// An entry that is gone, with its last counters.
-    pub fn end<K: Key>(&mut self, seen: &Seen<K>) {
+    pub fn end<K: Key>(&mut self, table: &FlowTable<K>, seen: &Seen<K>) {
         let interfaces = &self.interfaces;
-        self.feed.end(K::FAMILY, seen.index, &counts(seen), |now| describe(seen, interfaces, now));
+        self.feed.end(K::FAMILY, seen.index, &counts(seen), |now| describe(table, seen, interfaces, now));
     }
 
     /// Before the slots of ended entries are freed.
@@ -186,20 +186,27 @@ fn flags(bits: u32) -> u8 {
     if answer { seen | ACK } else { seen }
 }
 
-fn describe<K: Key>(Seen { key, entry, birth, .. }: &Seen<K>, interfaces: &Interfaces, now: &Moment) -> Window {
+fn describe<K: Key>(table: &FlowTable<K>, seen: &Seen<K>, interfaces: &Interfaces, now: &Moment) -> Window {
+    let Seen { key, entry, birth, .. } = seen;
     let bits = entry.status.load();
     let arrived = tuple(key.ends());
     let translated = bits & (status::SOURCE_NAT | status::DESTINATION_NAT) != 0;
     let slot = birth.ingress();
+    let RoundTrips { originator_us, responder_us } = table.round_trips(key, entry);
+    let originator = bits & status::ORIGINATOR != 0;
+    let (rtt_source_us, rtt_destination_us) =
+        if originator { (originator_us, responder_us) } else { (responder_us, originator_us) };
     Window {
         arrived,
         left: if translated { tuple(key.translated(entry)) } else { arrived },
         ingress: slot.map_or(0, |slot| interfaces.number_of_slot(slot)),
         egress: interfaces.number_of(u32::from(NextHop::unpack(entry.next_hop.load()).ifindex)),
         protocol: key.protocol(),
-        originator: bits & status::ORIGINATOR != 0,
+        originator,
         rule: birth.rule.load(),
         begun_ms: now.unix_ms_of(birth.since.load()),
+        rtt_source_us,
+        rtt_destination_us,
         ..Window::default()
     }
 }

@@ -194,7 +194,7 @@ impl Walk<'_> {
                 dying.push(seen.index);
                 return Ok(());
             }
-            self.logger.observe(seen);
+            self.logger.observe(table, seen);
             gathered.have_placed(seen)?;
             let is_over = self.judge.is_over(key.protocol(), entry);
             if entry.status.load() & status::ORIGINATOR == 0 {
@@ -246,7 +246,7 @@ impl Walk<'_> {
         }
         wait_for_programs();
         for some in dying.chunks(FREED_AT_ONCE) {
-            table.visit_at(some, |seen| self.logger.end(seen))?;
+            table.visit_at(some, |seen| self.logger.end(table, seen))?;
             // Before somebody else can have the slots.
             self.logger.write();
             table.vacate(some)?;
