@@ -145,3 +145,174 @@ fn advance(word: &SharedU64, place: Place, (from, to): (u64, u64), now: u32) {
     };
     word.exchange(old, place.word(to, micros));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::{FlowKey4, HANDSHAKES, RoundTrips};
+    use crate::sim::Sim;
+    use Step::{Answered, Begins, Completed, Crossed, Repeated, Turned};
+    use std::collections::BTreeSet;
+    use std::sync::Barrier;
+
+    const OWN: Place = Place::of(1);
+
+    fn trips(originator_us: u32, responder_us: u32) -> RoundTrips {
+        RoundTrips { originator_us, responder_us }
+    }
+
+    /// A cell after these steps of one connection, each at its time.
+    fn after(steps: &[(Step, u32)]) -> Handshake {
+        let cell = Handshake::default();
+        steps.iter().for_each(|(step, now)| take(&cell, OWN, *step, *now));
+        cell
+    }
+
+    /// What is known after these steps.
+    fn known(steps: &[(Step, u32)]) -> RoundTrips {
+        after(steps).round_trips(OWN)
+    }
+
+    #[test]
+    fn each_end_is_measured_by_its_answer() {
+        assert_eq!(known(&[(Begins, 100)]), trips(0, 0));
+        assert_eq!(known(&[(Begins, 100), (Answered, 160)]), trips(0, 60));
+        assert_eq!(known(&[(Begins, 100), (Answered, 160), (Completed, 180)]), trips(20, 60));
+    }
+
+    #[test]
+    fn no_time_at_all_is_a_microsecond() {
+        assert_eq!(known(&[(Begins, 9), (Answered, 9), (Completed, 9)]), trips(1, 1));
+    }
+
+    #[test]
+    fn the_clock_may_come_round() {
+        assert_eq!(known(&[(Begins, u32::MAX - 4), (Answered, 5), (Completed, 7)]), trips(2, 10));
+    }
+
+    #[test]
+    fn what_a_record_cannot_say_is_not_known() {
+        let longest = i32::MAX as u32;
+        assert_eq!(known(&[(Begins, 3), (Answered, 3 + longest), (Completed, 4 + longest)]), trips(1, longest));
+        assert_eq!(known(&[(Begins, 3), (Answered, 4 + longest), (Completed, 5 + longest)]), trips(1, 0));
+        assert_eq!(known(&[(Begins, 3), (Answered, 2)]), trips(0, 0), "a clock that went back");
+    }
+
+    #[test]
+    fn a_repeated_syn_hides_the_responder_only() {
+        let again = [(Begins, 0), (Repeated, 1000), (Answered, 1060), (Completed, 1080)];
+        assert_eq!(known(&again), trips(20, 0));
+        let crossing = [(Begins, 0), (Answered, 60), (Repeated, 61), (Completed, 80)];
+        assert_eq!(known(&crossing), trips(20, 60), "it was answered before");
+    }
+
+    #[test]
+    fn a_repeated_syn_ack_hides_the_originator_only() {
+        assert_eq!(known(&[(Begins, 0), (Answered, 60), (Answered, 1060), (Completed, 1080)]), trips(0, 60));
+        assert_eq!(
+            known(&[(Begins, 0), (Answered, 60), (Answered, 70), (Answered, 80), (Completed, 90)]),
+            trips(0, 60)
+        );
+        assert_eq!(known(&[(Begins, 0), (Answered, 60), (Completed, 80), (Answered, 90)]), trips(20, 60), "too late");
+    }
+
+    #[test]
+    fn a_stray_ack_measures_nothing() {
+        assert_eq!(known(&[(Begins, 0), (Completed, 5), (Answered, 60)]), trips(0, 60));
+        assert_eq!(known(&[(Begins, 0), (Answered, 60), (Completed, 80), (Completed, 500)]), trips(20, 60));
+        assert_eq!(known(&[(Completed, 5), (Answered, 6), (Repeated, 7)]), trips(0, 0), "nothing began");
+    }
+
+    #[test]
+    fn a_simultaneous_open_is_not_measured() {
+        assert_eq!(known(&[(Begins, 0), (Crossed, 5), (Answered, 60), (Completed, 80)]), trips(0, 0));
+        assert_eq!(known(&[(Begins, 0), (Answered, 5), (Crossed, 6), (Completed, 80)]), trips(0, 5));
+        assert_eq!(
+            known(&[(Begins, 0), (Answered, 5), (Completed, 7), (Crossed, 9)]),
+            trips(2, 5),
+            "anybody can send a SYN"
+        );
+    }
+
+    #[test]
+    fn a_new_connection_on_the_same_tuple_is_measured_anew() {
+        let first = [(Begins, 0), (Answered, 60), (Completed, 80)];
+        let second = [(Begins, 200), (Answered, 230), (Completed, 237)];
+        assert_eq!(known(&[first, second].concat()), trips(7, 30));
+        assert_eq!(known(&[&first[..], &[(Begins, 200)]].concat()), trips(0, 0));
+        assert_eq!(known(&[&first[..], &[(Turned, 200), (Answered, 230), (Completed, 231)]].concat()), trips(0, 0));
+    }
+
+    #[test]
+    fn who_has_lost_its_cell_neither_reads_nor_changes_it() {
+        let other = Place { mark: OWN.word(0, 0) ^ 1 << 40, ..OWN };
+        let cell = after(&[(Begins, 0), (Answered, 60)]);
+        take(&cell, other, Begins, 100);
+        assert_eq!((cell.round_trips(OWN), cell.round_trips(other)), (trips(0, 0), trips(0, 0)));
+        for step in [Completed, Answered, Repeated, Crossed] {
+            take(&cell, OWN, step, 110);
+        }
+        take(&cell, other, Answered, 130);
+        take(&cell, other, Completed, 140);
+        assert_eq!((cell.round_trips(OWN), cell.round_trips(other)), (trips(0, 0), trips(10, 30)));
+    }
+
+    #[test]
+    fn half_a_cell_is_never_taken_for_the_others() {
+        let other = Place { mark: OWN.word(0, 0) ^ 1 << 63, ..OWN };
+        // Another CPU has written one word, and not yet the other.
+        let cell = after(&[(Begins, 0), (Answered, 60), (Completed, 80)]);
+        cell.originator.store(other.word(phase::IDLE, 0));
+        assert_eq!((cell.round_trips(OWN), cell.round_trips(other)), (trips(0, 60), trips(0, 0)));
+        take(&cell, other, Answered, 100);
+        take(&cell, other, Completed, 107);
+        assert_eq!((cell.round_trips(OWN), cell.round_trips(other)), (trips(0, 60), trips(7, 0)));
+    }
+
+    /// Two CPUs with one connection in one cell: both of its answers, or two connections that want it.
+    #[test]
+    fn whatever_two_cpus_do_at_once_nothing_false_is_measured() {
+        let other = Place { mark: OWN.word(0, 0) ^ 1 << 50, ..OWN };
+        for round in 0..2000 {
+            let cell = after(&[(Begins, 1000)]);
+            let barrier = Barrier::new(2);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    barrier.wait();
+                    take(&cell, OWN, Answered, 1060);
+                    take(&cell, OWN, Completed, 1080);
+                });
+                barrier.wait();
+                if round % 2 == 0 {
+                    take(&cell, OWN, Answered, 1070);
+                } else {
+                    take(&cell, other, Begins, 1040);
+                    take(&cell, other, Answered, 1047);
+                    take(&cell, other, Completed, 1050);
+                }
+            });
+            let own = cell.round_trips(OWN);
+            if round % 2 == 0 {
+                assert!([60, 70].contains(&own.responder_us), "{own:?}");
+                // By the first SYN-ACK, or by the second when it overtook the first, or by none.
+                assert!([0, 10, 20].contains(&own.originator_us), "{own:?}");
+            } else {
+                assert_eq!((own, cell.round_trips(other)), (trips(0, 0), trips(3, 7)));
+            }
+        }
+    }
+
+    #[test]
+    fn places_are_spread_and_told_apart() {
+        let sim = Sim::new();
+        let key =
+            |port: u16| FlowKey4 { source_port: port.to_be_bytes(), protocol: protocol::TCP, ..FlowKey4::default() };
+        let place = |port| Place::of(sim.flows4.hash(&key(port)));
+        let places: BTreeSet<_> = (0..10_000).map(place).map(|place| (place.index, place.mark)).collect();
+        let cells: BTreeSet<_> = places.iter().map(|(index, _)| index).collect();
+        assert_eq!(places.len(), 10_000);
+        // By chance, 10,000 fill 9,630 of 131,072.
+        assert!(cells.len() > 9500, "{} cells", cells.len());
+        assert!(places.iter().all(|(index, mark)| *index < HANDSHAKES && mark << 30 == 0));
+    }
+}

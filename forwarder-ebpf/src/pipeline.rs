@@ -203,11 +203,11 @@ fn new_flow<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     if let Some(verdict) = flow::admit(tables, at, packet) {
         return verdict;
     }
+    handshake::begin(tables, packet.key(), packet.signal());
     if packet.fragment() == Fragment::First {
         // That stage notes the train; two notes in one program are more stack than BPF has.
         return Verdict::Next(P::FLOW);
     }
-    handshake::begin(tables, packet.key(), packet.signal());
     match FlowTable::<P::Key>::flow(tables, packet.key()) {
         Some(entry) => rewrite::forward(frame, tables, at, packet, entry),
         None => Verdict::Drop(Drop::NoFlow),

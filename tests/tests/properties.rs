@@ -196,7 +196,7 @@ fn outside_port(shape: &Shape, frame: &[u8]) -> u16 {
 
 fn outside_is_distinct(sim: &Sim) -> Result<(), TestCaseError> {
     let copied = |(key, entry): (_, &forwarder_ebpf::abi::FlowEntry)| (key, entry.clone());
-    let flows = Flows { v4: sim.flows4.all().into_iter().map(copied).collect(), v6: Vec::new() };
+    let flows = Flows { v4: sim.flows4.all().into_iter().map(copied).collect(), ..Flows::default() };
     flows.check_pairs().map_err(TestCaseError::fail)?;
     golden::laws::distinct_outside(&flows).map_err(TestCaseError::fail)?;
     let lost = flows.lines().into_iter().find(|line| line.contains("lost"));

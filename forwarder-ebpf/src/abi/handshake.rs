@@ -1,7 +1,8 @@
 //! Round trips of TCP handshakes as they pass: one cell per connection, in an array that knows the latest of them. What is
 //! written when is `handshake`'s.
 
-use super::SharedU64;
+use super::{FlowEntry, FlowKey, SharedU64, status};
+use crate::wire::protocol;
 use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
 /// Cells; a new connection takes its own from whoever has it. 2 MiB.
@@ -60,6 +61,17 @@ impl Place {
         // Not what the flow table multiplies by; the upper bits of a product depend on all of the hash.
         let mixed = (hash ^ hash >> 31).wrapping_mul(0xd6e8_feb8_6659_fd93);
         Self { index: (mixed >> (64 - INDEX_BITS)) as u32, mark: mixed << INDEX_BITS >> MARK_SHIFT << MARK_SHIFT }
+    }
+
+    /// Of the connection that an entry belongs to. `None`: there is no handshake to measure, or it was not seen.
+    pub fn of_flow<K: FlowKey>(key: &K, entry: &FlowEntry, hash: impl FnOnce(&K) -> u64) -> Option<Self> {
+        let bits = entry.status.load();
+        // In the cell of what was picked up in mid-stream there may be an earlier connection's.
+        if key.protocol() != protocol::TCP || bits & status::LOOSE != 0 {
+            return None;
+        }
+        let originator = if bits & status::ORIGINATOR != 0 { *key } else { key.partner(entry) };
+        Some(Self::of(hash(&originator)))
     }
 
     /// A word of this connection.

@@ -29,7 +29,7 @@ pub use frame::Buffer;
 
 use crate::abi::firewall::{Line, RuleCounter, RuleEvent, RuleLogBudget, SourceCell, Unanswered};
 use crate::abi::{Control, Counter, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
-use crate::abi::{Handshake, IfaceConfig, NatRule, Place, RoundTrips, Ticks, counter_index};
+use crate::abi::{FlowEntry, FlowKey, Handshake, IfaceConfig, NatRule, Place, RoundTrips, Ticks, counter_index};
 use crate::frame::Frame;
 use crate::pipeline;
 use crate::tables::{Answer, Asked, Judged, Tables};
@@ -189,19 +189,11 @@ impl Sim {
         self.state.clock_us.set(now);
     }
 
-    /// What has been measured of the connection that began with an IPv4 packet of this key.
-    pub fn round_trips4(&self, originator: &FlowKey4) -> RoundTrips {
-        self.round_trips(self.flows4.hash(originator))
-    }
-
-    /// What has been measured of the connection that began with an IPv6 packet of this key.
-    pub fn round_trips6(&self, originator: &FlowKey6) -> RoundTrips {
-        self.round_trips(self.flows6.hash(originator))
-    }
-
-    fn round_trips(&self, hash: u64) -> RoundTrips {
-        let place = Place::of(hash);
-        Tables::handshake(self, place.index).map(|cell| cell.round_trips(place)).unwrap_or_default()
+    /// What has been measured of the connection that an entry belongs to.
+    pub fn round_trips<K: FlowKey + Default + Ord>(&self, flows: &Flows<K>, key: &K, entry: &FlowEntry) -> RoundTrips {
+        let place = Place::of_flow(key, entry, |originator| flows.hash(originator));
+        let cell = place.and_then(|place| Some(Tables::handshake(self, place.index)?.round_trips(place)));
+        cell.unwrap_or_default()
     }
 
     /// Has `other` happen just before the next flow entry is inserted, as if another CPU did it.

@@ -9,10 +9,9 @@ use super::table::Table;
 use super::{DatapathError, Result};
 use forwarder_ebpf::abi::{
     Birth, FlowEntry, FlowKey, FlowKey4, FlowKey6, Handshake, Place, RoundTrips, Shape, SharedU64, Slot, Used, names,
-    status, tend,
+    tend,
 };
 use forwarder_ebpf::flow_table::{BLOCK, Slots, Tenancy, WINDOW, find, find_at_home, home};
-use forwarder_ebpf::wire::protocol;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -131,14 +130,9 @@ impl<K: Key> FlowTable<K> {
     /// Round trips of the handshake of the connection that an entry belongs to, as far as they are known: it may be another
     /// one's turn in its cell by now.
     pub fn round_trips(&self, key: &K, entry: &FlowEntry) -> RoundTrips {
-        let bits = entry.status.load();
-        // Of what was picked up in mid-stream, what is there would be an earlier connection's.
-        if key.protocol() != protocol::TCP || bits & status::LOOSE != 0 {
-            return RoundTrips::default();
-        }
-        let originator = if bits & status::ORIGINATOR != 0 { *key } else { key.partner(entry) };
-        let place = Place::of(originator.hash(&self.shape));
-        self.handshakes.get(place.index as usize).map(|cell| cell.round_trips(place)).unwrap_or_default()
+        let place = Place::of_flow(key, entry, |originator| originator.hash(&self.shape));
+        let cell = place.and_then(|place| Some(self.handshakes.get(place.index as usize)?.round_trips(place)));
+        cell.unwrap_or_default()
     }
 
     /// Calls `found` with the number of each key and its entry as it is now, in no order. Many at once cost a fraction of as many

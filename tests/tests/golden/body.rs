@@ -2,7 +2,7 @@
 
 use crate::golden::case::{Case, Change, Step};
 use crate::golden::world::{Port, World};
-use forwarder_ebpf::abi::{Counter, FlowEntry, FlowKey, FlowKey4, FlowKey6, MAX_IFACES, OUTCOMES, status};
+use forwarder_ebpf::abi::{Counter, FlowEntry, FlowKey, FlowKey4, FlowKey6, MAX_IFACES, OUTCOMES, RoundTrips, status};
 use forwarder_ebpf::abi::{Ticks, counter_index};
 use forwarder_ebpf::conntrack::State;
 use forwarder_ebpf::verdict::{Pass, Verdict};
@@ -59,6 +59,13 @@ pub struct Sent {
 pub struct Flows {
     pub v4: Vec<(FlowKey4, FlowEntry)>,
     pub v6: Vec<(FlowKey6, FlowEntry)>,
+    /// Whether the round trip to the originator, and to the responder, was measured; of each entry, in their order.
+    pub measured: Vec<[bool; 2]>,
+}
+
+/// Which of the two it was.
+pub fn measured(RoundTrips { originator_us, responder_us }: RoundTrips) -> [bool; 2] {
+    [originator_us != 0, responder_us != 0]
 }
 
 /// Runs a case. An error is a sentence about the first thing that is not as it has to be.
@@ -157,7 +164,7 @@ impl Flows {
             };
             entries.iter().map(still).collect()
         }
-        write(&self.v4) + &write(&self.v6)
+        write(&self.v4) + &write(&self.v6) + &format!("{:?}", self.measured)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The loaded BPF programs as a body, run frame by frame with `BPF_PROG_TEST_RUN` in a namespace that has the world's
 //! interfaces, neighbours and routes. Nothing is attached and nothing is sent.
 
-use crate::golden::body::{Action, Body, Flows, Sent};
+use crate::golden::body::{Action, Body, Flows, Sent, measured};
 use crate::golden::case::Change;
 use crate::golden::world::{CAPACITY, PORTS, Port, ROUTES, STATIONS, Way, World, compiled};
 use anyhow::{Context, Result, bail};
@@ -190,7 +190,9 @@ impl Body for KernelBody<'_> {
         let (mut v4, mut v6) = (all(&self.datapath.flows4), all(&self.datapath.flows6));
         v4.sort_by_key(|(key, _)| *key);
         v6.sort_by_key(|(key, _)| *key);
-        Flows { v4, v6 }
+        let trips4 = v4.iter().map(|(key, entry)| self.datapath.flows4.round_trips(key, entry));
+        let trips6 = v6.iter().map(|(key, entry)| self.datapath.flows6.round_trips(key, entry));
+        Flows { measured: trips4.chain(trips6).map(measured).collect(), v4, v6 }
     }
 
     fn take_held(&mut self) -> Vec<(u32, u32, Vec<u8>)> {

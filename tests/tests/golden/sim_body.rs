@@ -1,6 +1,6 @@
 //! The sim as a body.
 
-use crate::golden::body::{Body, Flows, Sent};
+use crate::golden::body::{Body, Flows, Sent, measured};
 use crate::golden::case::Change;
 use crate::golden::world::{World, compiled, set_route};
 use forwarder_ebpf::abi::{Counter, FlowKey, Ticks, status};
@@ -50,9 +50,13 @@ impl Body for SimBody {
     }
 
     fn flows(&self) -> Flows {
+        let (v4, v6) = (self.sim.flows4.all(), self.sim.flows6.all());
+        let trips4 = v4.iter().map(|(key, entry)| self.sim.round_trips(&self.sim.flows4, key, entry));
+        let trips6 = v6.iter().map(|(key, entry)| self.sim.round_trips(&self.sim.flows6, key, entry));
         Flows {
-            v4: self.sim.flows4.all().into_iter().map(|(key, entry)| (key, entry.clone())).collect(),
-            v6: self.sim.flows6.all().into_iter().map(|(key, entry)| (key, entry.clone())).collect(),
+            measured: trips4.chain(trips6).map(measured).collect(),
+            v4: v4.into_iter().map(|(key, entry)| (key, entry.clone())).collect(),
+            v6: v6.into_iter().map(|(key, entry)| (key, entry.clone())).collect(),
         }
     }
 
