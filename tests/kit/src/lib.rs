@@ -4,6 +4,7 @@
 //! appliance   the real binary as a process in a namespace: start, ask, stop, kill
 //! topology    two-armed and one-armed little networks that vanish when dropped
 //! sniff       frames as they are on an interface, in and out
+//! slow        a wire that takes its time
 //! serve       in-process HTTP, echo and DNS servers that remember who came
 //! status      what the binary prints as JSON: the only place that knows its field names
 //! supervise   Ctrl-C cleans up: a parent that removes what a child made
@@ -24,6 +25,7 @@ pub mod netns;
 pub mod packet;
 pub mod run;
 pub mod serve;
+pub mod slow;
 pub mod sniff;
 pub mod status;
 pub mod supervise;
