@@ -113,7 +113,7 @@ fn heading() -> String {
 }
 
 fn row(connection: &Connection) -> String {
-    let Connection { protocol, original, translated, state, originator, responder, age_seconds, idle_seconds } =
+    let Connection { protocol, original, translated, state, originator, responder, age_seconds, idle_seconds, .. } =
         connection;
     let translated = if translated == original { "-" } else { &translated.source };
     format!(

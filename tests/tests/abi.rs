@@ -5,8 +5,8 @@ use anyhow::Result;
 use forwarder::datapath::{Action, Datapath, LoadOptions};
 use forwarder_ebpf::abi::{
     Control, Counter, DWELL_BUCKETS, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6,
-    IfaceConfig, MAX_FRAGMENT_TRAINS, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES, Shape, Side,
-    Slot, Used, counter_index,
+    HANDSHAKES, Handshake, IfaceConfig, MAX_FRAGMENT_TRAINS, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule,
+    OUTCOMES, Shape, Side, Slot, Used, counter_index,
 };
 use forwarder_ebpf::verdict::Drop;
 use forwarder_kit::packet::Packet;
@@ -37,6 +37,7 @@ fn the_kernels_maps_have_the_sizes_of_our_types() -> Result<()> {
         ("BLOCKS4", map::<u32, u64>(ARRAY, 1)),
         ("SHAPES", map::<u32, Shape>(ARRAY, 2)),
         ("USED", map::<u32, Used>(ARRAY, 2)),
+        ("HANDSHAKES", map::<u32, Handshake>(ARRAY, HANDSHAKES)),
         ("FRAGMENTS4", map::<FragmentKey4, FragmentOwner4>(LRU_HASH, MAX_FRAGMENT_TRAINS)),
         ("FRAGMENTS6", map::<FragmentKey6, FragmentOwner6>(LRU_HASH, MAX_FRAGMENT_TRAINS)),
         ("IFACES", map::<u32, IfaceConfig>(ARRAY, 300)),

@@ -63,6 +63,13 @@ fn every_record_tells_both_round_trips(shape: Shape) -> Result<()> {
     for (_, _, connection) in &mut connections {
         connection.ping()?;
     }
+    for flow in lab.appliance.flows()? {
+        let known = match (flow.protocol, flow.round_trips_us) {
+            (6, [Some(client), Some(server)]) => is_about(client, CLIENTS_MS) && is_about(server, SERVERS_MS),
+            (protocol, known) => protocol != 6 && known == [None, None],
+        };
+        ensure!(known, "listed as {}", flow.json);
+    }
     lab.appliance.stop()?;
     let records: Vec<_> = log.read()?.into_iter().filter(|record| record["log-status"] == "OK").collect();
     for (family, source, _) in &connections {

@@ -1,6 +1,7 @@
 //! The kernel's FIB (`bpf_fib_lookup`): how it is asked, and what its answers mean.
 
-use crate::maps::{KernelTables, scratch};
+use crate::maps::KernelTables;
+use crate::scratch::scratch;
 use aya_ebpf::bindings::{self, bpf_fib_lookup as FibParams};
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use forwarder_ebpf::tables::{Fate, Route};

@@ -1,7 +1,7 @@
 //! The maps of the firewall. The policy is one map in another: a new one is exchanged for the old at once, and a program
 //! that has found the old one keeps it until it ends (RCU).
 
-use crate::maps::scratch;
+use crate::scratch::scratch;
 use aya_ebpf::btf_maps::{Array as BtfArray, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};

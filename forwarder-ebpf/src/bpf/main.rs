@@ -21,6 +21,8 @@ mod programs;
 #[cfg(target_arch = "bpf")]
 mod refuse;
 #[cfg(target_arch = "bpf")]
+mod scratch;
+#[cfg(target_arch = "bpf")]
 mod tend;
 
 #[cfg(not(target_arch = "bpf"))]

@@ -7,7 +7,8 @@
 use crate::fib::{NO_ROUTE, fib_params, words};
 use crate::firewall::{self, KernelPolicy};
 use crate::frame::opaque;
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, bpf_fib_lookup as FibParams, xdp_md};
+use crate::scratch::scratch;
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
@@ -71,50 +72,16 @@ pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(MAX_IF
 #[map]
 pub static DWELL: PerCpuArray<u64> = PerCpuArray::with_max_entries(DWELL_BUCKETS, 0);
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-#[map]
 static PACKET4: PerCpuArray<Packet4> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static PACKET6: PerCpuArray<Packet6> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static HELD: RingBuf = RingBuf::with_byte_size(HELD_RING_BYTES, 0);
 
-/// What stays on a CPU from one stage, or one frame, to the next.
-#[repr(C)]
-pub struct Scratch {
-    /// Frames seen, for sampling.
-    pub frames: u32,
-    /// ICMP errors that may still be sent in the current second.
-    pub tokens: u32,
-    /// When that second began, ticks.
-    pub tokens_since: Ticks,
-    /// A handed-on answer is here.
-    pub has_answer: u32,
-    /// When the frame in work entered, ns; 0 when it is not sampled.
-    pub entered_ns: u64,
-    /// The handed-on answer.
-    pub answer: Answer,
-    /// What the firewall decided.
-    pub judged: Judged,
-    /// What was refused, for the program that counts it.
-    pub refusal: crate::refuse::Refusal,
-    /// Question and answer of the FIB: here because the stack is short.
-    pub fib: FibParams,
-}
-
 /// The tables, as seen by the program that was called with this context.
 pub struct KernelTables {
     /// The program's context: routes are looked up for it.
     pub ctx: *mut xdp_md,
-}
-
-/// This CPU's scratch.
-#[inline(always)]
-pub fn scratch() -> Option<&'static mut Scratch> {
-    let pointer = SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: the kernel gave the pointer to this CPU's copy of the value; no other program runs on this CPU before this
-    // one ends, and the reference is not kept across calls of this function.
-    Some(unsafe { &mut *pointer })
 }
 
 macro_rules! flow_table {

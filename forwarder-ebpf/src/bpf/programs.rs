@@ -2,8 +2,9 @@
 //! one exhaustive match turns a verdict into an XDP action, a counter and, for sampled frames, a processing time.
 
 use crate::frame::XdpFrame;
-use crate::maps::{COUNTERS, DEVICES, DWELL, KernelTables, STAGES, Scratch, scratch};
+use crate::maps::{COUNTERS, DEVICES, DWELL, KernelTables, STAGES};
 use crate::refuse;
+use crate::scratch::{Scratch, scratch};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::xdp;

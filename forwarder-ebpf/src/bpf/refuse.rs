@@ -4,8 +4,9 @@
 //! The stage that refused has left the packet in the CPU's memory, and the verdict in its scratch.
 
 use crate::frame::XdpFrame;
-use crate::maps::{KernelTables, STAGES, scratch};
+use crate::maps::{KernelTables, STAGES};
 use crate::programs::{clock_of_arrival, count, ingress, now, send};
+use crate::scratch::scratch;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::macros::{map, xdp};

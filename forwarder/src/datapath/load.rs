@@ -100,11 +100,7 @@ fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Re
     place_stages(&mut programs)?;
     let cpus = aya::util::nr_cpus()
         .map_err(|(_, source)| DatapathError::map("count the CPUs for", names::COUNTERS, source))?;
-    let shapes = table(&programs, names::SHAPES)?;
-    if !adopted {
-        write_shape::<FlowKey4>(&shapes, options.entries4)?;
-        write_shape::<FlowKey6>(&shapes, options.entries6)?;
-    }
+    let shapes = shapes(&programs, options, adopted)?;
     let handshakes = Arc::new(map_handshakes(&programs)?);
     Ok(Datapath {
         flows4: flow_table(&mut programs, &shapes, &handshakes)?,
@@ -238,6 +234,16 @@ fn place_stages(programs: &mut Ebpf) -> Result<()> {
         stages.set(*stage as u32, &descriptor, 0).map_err(|source| failed(Box::new(source)))?;
     }
     Ok(())
+}
+
+/// What never changes in the tables, decided now or by the controller before.
+fn shapes(programs: &Ebpf, options: &LoadOptions, adopted: bool) -> Result<Table<u32, Shape>> {
+    let shapes = table(programs, names::SHAPES)?;
+    if !adopted {
+        write_shape::<FlowKey4>(&shapes, options.entries4)?;
+        write_shape::<FlowKey6>(&shapes, options.entries6)?;
+    }
+    Ok(shapes)
 }
 
 /// Decides what never changes in a table.

@@ -3,7 +3,7 @@
 
 use super::filter::{Ends, Filter, protocol_name};
 use crate::datapath::{Datapath, DatapathError, FlowTable, Seen};
-use forwarder_ebpf::abi::{FlowEntry, FlowKey, FlowKey4, FlowKey6, Ticks, status};
+use forwarder_ebpf::abi::{FlowEntry, FlowKey, FlowKey4, FlowKey6, RoundTrips, Ticks, status};
 use forwarder_ebpf::conntrack::State;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +27,12 @@ pub struct Connection {
     pub age_seconds: f64,
     /// Since its last packet in either direction, seconds.
     pub idle_seconds: f64,
+    /// Round trip between here and the originator in the TCP handshake, microseconds; left out where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_originator_us: Option<u32>,
+    /// The same between here and the responder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_responder_us: Option<u32>,
 }
 
 /// Both ends; the port is left out where the protocol has none.
@@ -232,6 +238,8 @@ fn connection<K: Key>(table: &FlowTable<K>, seen: &Seen<K>, clock: Clock) -> Con
     let answer = table.read(&key.partner(entry));
     let idle = clock.seconds_since(entry.last_seen.load());
     let answered = answer.as_ref().map_or(f64::MAX, |answer| clock.seconds_since(answer.last_seen.load()));
+    let RoundTrips { originator_us, responder_us } = table.round_trips(key, entry);
+    let known = |micros| Some(micros).filter(|micros| *micros != 0);
     Connection {
         protocol: protocol_name(key.protocol()),
         original: tuple(key.ends()),
@@ -241,6 +249,8 @@ fn connection<K: Key>(table: &FlowTable<K>, seen: &Seen<K>, clock: Clock) -> Con
         responder: answer.as_ref().map(direction).unwrap_or_default(),
         age_seconds: clock.seconds_since(birth.since.load()),
         idle_seconds: idle.min(answered),
+        rtt_originator_us: known(originator_us),
+        rtt_responder_us: known(responder_us),
     }
 }
 

@@ -110,6 +110,8 @@ pub struct Flow {
     pub sent: (u64, u64),
     /// Packets and bytes to the originator.
     pub received: (u64, u64),
+    /// Round trips to the originator and to the responder, microseconds, where they are known.
+    pub round_trips_us: [Option<u64>; 2],
 }
 
 impl Flow {
@@ -130,6 +132,7 @@ impl Flow {
             state: word("/state")?.to_owned(),
             sent: (number(json, "/originator/packets")?, number(json, "/originator/bytes")?),
             received: (number(json, "/responder/packets")?, number(json, "/responder/bytes")?),
+            round_trips_us: ["/rtt_originator_us", "/rtt_responder_us"].map(|path| json.pointer(path)?.as_u64()),
             json: json.clone(),
         })
     }
