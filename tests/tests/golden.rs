@@ -15,7 +15,7 @@ mod golden {
     pub mod world;
 }
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use forwarder_kit::Netns;
 use golden::body::run;
 use golden::kernel::{KernelBody, furnish};
@@ -47,6 +47,7 @@ fn golden_kernel() -> Result<()> {
                 failed.push(format!("{}:\n  {}", case.sentence, wrong.join("\n  ")));
             }
         }
+        ensure!(body.handshakes() > 0, "no round trip was measured");
         Ok(failed)
     })?;
     none(failed);
@@ -68,6 +69,7 @@ fn golden_kernel_plays() -> Result<()> {
                 failed.push(format!("play {seed}:\n  {}", wrong.join("\n  ")));
             }
         }
+        ensure!(body.handshakes() > 0, "no round trip was measured");
         Ok(failed)
     })?;
     none(failed);

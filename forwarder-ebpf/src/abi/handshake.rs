@@ -88,10 +88,13 @@ impl Place {
 }
 
 impl Handshake {
-    /// What has been measured of a connection.
-    pub fn round_trips(&self, place: Place) -> RoundTrips {
-        let of = |word: u64| if place.is_in(phase::MEASURED, word) { word as u32 } else { 0 };
-        RoundTrips { originator_us: of(self.originator.load()), responder_us: of(self.responder.load()) }
+    /// What has been measured of a connection. `None`: the cell is another one's.
+    pub fn round_trips(&self, place: Place) -> Option<RoundTrips> {
+        let words = [self.originator.load(), self.responder.load()];
+        let [originator_us, responder_us] =
+            words.map(|word| if place.is_in(phase::MEASURED, word) { word as u32 } else { 0 });
+        let is_its = words.iter().any(|word| word >> MARK_SHIFT == place.mark >> MARK_SHIFT);
+        is_its.then_some(RoundTrips { originator_us, responder_us })
     }
 }
 

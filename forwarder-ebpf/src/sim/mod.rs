@@ -189,11 +189,16 @@ impl Sim {
         self.state.clock_us.set(now);
     }
 
-    /// What has been measured of the connection that an entry belongs to.
-    pub fn round_trips<K: FlowKey + Default + Ord>(&self, flows: &Flows<K>, key: &K, entry: &FlowEntry) -> RoundTrips {
-        let place = Place::of_flow(key, entry, |originator| flows.hash(originator));
-        let cell = place.and_then(|place| Some(Tables::handshake(self, place.index)?.round_trips(place)));
-        cell.unwrap_or_default()
+    /// What has been measured of the connection that an entry belongs to. `None`: it had no handshake, or others have had
+    /// its cell since.
+    pub fn round_trips<K: FlowKey + Default + Ord>(
+        &self,
+        flows: &Flows<K>,
+        key: &K,
+        entry: &FlowEntry,
+    ) -> Option<RoundTrips> {
+        let place = Place::of_flow(key, entry, |originator| flows.hash(originator))?;
+        Tables::handshake(self, place.index)?.round_trips(place)
     }
 
     /// Has `other` happen just before the next flow entry is inserted, as if another CPU did it.

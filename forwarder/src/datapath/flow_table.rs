@@ -127,12 +127,11 @@ impl<K: Key> FlowTable<K> {
         find(self, key).map(|slot| slot.entry.clone())
     }
 
-    /// Round trips of the handshake of the connection that an entry belongs to, as far as they are known: it may be another
-    /// one's turn in its cell by now.
-    pub fn round_trips(&self, key: &K, entry: &FlowEntry) -> RoundTrips {
-        let place = Place::of_flow(key, entry, |originator| originator.hash(&self.shape));
-        let cell = place.and_then(|place| Some(self.handshakes.get(place.index as usize)?.round_trips(place)));
-        cell.unwrap_or_default()
+    /// Round trips of the handshake of the connection that an entry belongs to. `None`: it had none, or others have had its
+    /// cell since.
+    pub fn round_trips(&self, key: &K, entry: &FlowEntry) -> Option<RoundTrips> {
+        let place = Place::of_flow(key, entry, |originator| originator.hash(&self.shape))?;
+        self.handshakes.get(place.index as usize)?.round_trips(place)
     }
 
     /// Calls `found` with the number of each key and its entry as it is now, in no order. Many at once cost a fraction of as many

@@ -238,7 +238,7 @@ fn connection<K: Key>(table: &FlowTable<K>, seen: &Seen<K>, clock: Clock) -> Con
     let answer = table.read(&key.partner(entry));
     let idle = clock.seconds_since(entry.last_seen.load());
     let answered = answer.as_ref().map_or(f64::MAX, |answer| clock.seconds_since(answer.last_seen.load()));
-    let RoundTrips { originator_us, responder_us } = table.round_trips(key, entry);
+    let RoundTrips { originator_us, responder_us } = table.round_trips(key, entry).unwrap_or_default();
     let known = |micros| Some(micros).filter(|micros| *micros != 0);
     Connection {
         protocol: protocol_name(key.protocol()),

@@ -192,7 +192,7 @@ fn describe<K: Key>(table: &FlowTable<K>, seen: &Seen<K>, interfaces: &Interface
     let arrived = tuple(key.ends());
     let translated = bits & (status::SOURCE_NAT | status::DESTINATION_NAT) != 0;
     let slot = birth.ingress();
-    let RoundTrips { originator_us, responder_us } = table.round_trips(key, entry);
+    let RoundTrips { originator_us, responder_us } = table.round_trips(key, entry).unwrap_or_default();
     let originator = bits & status::ORIGINATOR != 0;
     let (rtt_source_us, rtt_destination_us) =
         if originator { (originator_us, responder_us) } else { (responder_us, originator_us) };

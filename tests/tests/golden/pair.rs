@@ -5,7 +5,7 @@ use crate::golden::case::Change;
 use crate::golden::world::World;
 use forwarder_ebpf::abi::{Counter, Ticks};
 use forwarder_kit::packet::describe;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
 
 /// Two bodies that must not differ.
@@ -13,11 +13,25 @@ pub struct Pair<A, B> {
     first: A,
     second: B,
     differences: RefCell<Vec<String>>,
+    handshakes: Cell<usize>,
 }
 
 impl<A: Body, B: Body> Pair<A, B> {
     pub fn new(first: A, second: B) -> Self {
-        Self { first, second, differences: RefCell::default() }
+        Self { first, second, differences: RefCell::default(), handshakes: Cell::default() }
+    }
+
+    /// Entries with handshakes of which both have measured the same.
+    pub fn handshakes(&self) -> usize {
+        self.handshakes.get()
+    }
+
+    /// Which cell a handshake has is a secret of the second body, and so is who takes it.
+    fn same_round_trips(&self, one: &Flows, other: &Flows) {
+        for (one, other) in one.measured.iter().zip(&other.measured).filter(|(_, other)| other.is_some()) {
+            self.same("round trips", one, other);
+            self.handshakes.update(|count| count + usize::from(one == other && *one != Some([false; 2])));
+        }
     }
 
     /// What was noted since the last time.
@@ -65,6 +79,7 @@ impl<A: Body, B: Body> Body for Pair<A, B> {
     fn flows(&self) -> Flows {
         let (one, other) = (self.first.flows(), self.second.flows());
         self.same("flow entries", &one.without_stamps(), &other.without_stamps());
+        self.same_round_trips(&one, &other);
         other
     }
 
