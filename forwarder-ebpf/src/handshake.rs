@@ -30,6 +30,8 @@ use crate::tables::{FlowTable, Tables};
 use crate::wire::protocol;
 use crate::wire::tcp_flags::{ACK, RST, SYN};
 
+const SYN_ACK: u8 = SYN | ACK;
+
 /// What a packet is to a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -66,23 +68,14 @@ pub(crate) fn note<K: FlowKey, T: Tables + FlowTable<K>>(
 ) {
     let is_originators = before & status::ORIGINATOR != 0;
     let awaits_ack = before & (status::REPLIED | status::ESTABLISHED) == status::REPLIED;
-    let step = match signal & (SYN | ACK | RST) {
-        SYN if is_reopening(signal, before) => {
-            if is_originators {
-                Step::Begins
-            } else {
-                Step::Turned
-            }
-        }
-        SYN => {
-            if is_originators {
-                Step::Repeated
-            } else {
-                Step::Crossed
-            }
-        }
-        signal if signal == SYN | ACK && !is_originators => Step::Answered,
-        ACK if is_originators && awaits_ack => Step::Completed,
+    let reopens = is_reopening(signal, before);
+    let step = match (signal & (SYN | ACK | RST), is_originators) {
+        (SYN, true) if reopens => Step::Begins,
+        (SYN, false) if reopens => Step::Turned,
+        (SYN, true) => Step::Repeated,
+        (SYN, false) => Step::Crossed,
+        (SYN_ACK, false) => Step::Answered,
+        (ACK, true) if awaits_ack => Step::Completed,
         _ => return,
     };
     let hash = FlowTable::<K>::hash(tables, &if is_originators { *key } else { key.partner(entry) });
