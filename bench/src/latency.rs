@@ -26,6 +26,8 @@ const PAYLOAD: usize = 18;
 const PATIENCE: Duration = Duration::from_millis(50);
 /// From the start of a load to the first ping.
 const RUN_UP: Duration = Duration::from_millis(150);
+/// To build the devices, and find what 100 % are.
+const SET_UP: Duration = Duration::from_secs(6);
 /// Percentiles shown, with their names.
 const PERCENTILES: [(f64, &str); 4] = [(50.0, "p50"), (90.0, "p90"), (99.0, "p99"), (99.9, "p99.9")];
 
@@ -69,6 +71,12 @@ impl Options {
             full_pps: None,
         }
     }
+
+    /// How long it will take, about.
+    fn expected(&self) -> Duration {
+        let windows = self.rounds * (self.loads.len() * self.devices.len()) as u32;
+        SET_UP + (Duration::from_millis(self.window_ms) + RUN_UP) * windows
+    }
 }
 
 /// Round trips of one measurement.
@@ -82,6 +90,7 @@ struct Trips {
 /// # Errors
 /// When something cannot be set up, or no ping comes back.
 pub fn run(options: &Options) -> Result<Table> {
+    eprintln!("latency: this takes about {} s", options.expected().as_secs());
     let full_pps = match options.full_pps {
         Some(pps) => pps,
         None => highest_lossless(options.flows)?,

@@ -8,6 +8,7 @@ use crate::lab::{Device, Directions, Family, FlowTable, Lab};
 use crate::load::Window;
 use crate::report::Table;
 use anyhow::{Context, Result, ensure};
+use forwarder_ebpf::abi::LoadConfig;
 use std::time::{Duration, Instant};
 
 /// Where everything runs.
@@ -192,19 +193,20 @@ fn pairs<A: Copy, B: Copy>(left: &[A], right: &[B]) -> Vec<(A, B)> {
     left.iter().flat_map(|a| right.iter().map(|b| (*a, *b))).collect()
 }
 
-/// Lets the device see every flow, both ways. Returns how many first packets did not arrive.
+/// Lets the device see every flow: asked, answered, and asked again, with which a flow is established to the forwarder and to
+/// conntrack alike. Returns how many of these packets did not arrive.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn meet(lab: &mut Lab, family: Family, flows: u32) -> Result<u64> {
-    let config = lab.config(family, flows);
-    let bytes = Size::Short.bytes(family);
-    lab.load.configure(&config)?;
-    let lost = lab.load.burst(CPU, bytes, flows)?.lost;
-    let mut back = config;
-    back.directions = 2;
-    lab.load.configure(&back)?;
-    Ok(lost + lab.load.burst(CPU, bytes, flows)?.lost)
+    const OUT: u32 = 1;
+    const BACK: u32 = 2;
+    let mut lost = 0;
+    for directions in [OUT, BACK, OUT] {
+        lab.load.configure(&LoadConfig { directions, ..lab.config(family, flows) })?;
+        lost += lab.load.burst(CPU, Size::Short.bytes(family), flows)?.lost;
+    }
+    Ok(lost)
 }
 
 /// One point of the matrix.

@@ -17,6 +17,10 @@ use std::time::{Duration, Instant};
 const CPU: usize = 0;
 /// Steps of a search between a rate without loss and one with: to a sixteenth of what lies between.
 const STEPS: u32 = 4;
+/// To build a device and take it down, more or less.
+const BUILD: Duration = Duration::from_secs(3);
+/// For a new flow and, later, a known packet of it; kernel NAT takes longest.
+const PER_FLOW: Duration = Duration::from_nanos(2500);
 
 /// What to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -48,6 +52,13 @@ impl Options {
     pub fn thorough() -> Self {
         Self { flows: 1_000_000, capacity: 65_536, tcp_s: 3, rounds: 3, devices: vec![Device::Forwarder, Device::Nft] }
     }
+
+    /// How long it will take, about, when no device loses first packets.
+    fn expected(&self) -> Duration {
+        let each = 2 * BUILD + PER_FLOW * self.flows;
+        let tcp = if self.tcp_s > 0 { BUILD + Duration::from_secs(self.tcp_s) } else { Duration::ZERO };
+        (each + tcp) * self.devices.len() as u32 * self.rounds
+    }
 }
 
 /// Measures in interleaved rounds.
@@ -55,6 +66,7 @@ impl Options {
 /// # Errors
 /// When something cannot be set up.
 pub fn run(options: &Options) -> Result<Table> {
+    eprintln!("cps: this takes about {} s, longer where a rate has to be searched", options.expected().as_secs());
     let mut table = Table::new("cps");
     for round in 1..=options.rounds {
         for device in &options.devices {
