@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const A: &str = "${interface-id} ${flow-direction} ${srcport} ${dstport} ${packets} ${bytes} ${log-status}";
-const B: &str = "${log-status} ${bytes} ${packets} ${dstport} ${interface-id} ${flow-direction} ${action} ${account-id}";
+const B: &str =
+    "${log-status} ${bytes} ${packets} ${dstport} ${interface-id} ${flow-direction} ${action} ${account-id}";
 const SIZE: u64 = 100 + 28;
 
 /// Destinations `file` by their names' last letters: interval, format, filter.
@@ -124,12 +125,8 @@ fn old_and_new_records_add_up_to_what_was_sent() -> Result<()> {
         ensure!(names.iter().any(|line| line.contains(&path)) == is_there, "{name}: {names:?}");
     }
     lab.appliance.stop()?;
-    let [a, b, c, d] = [
-        read_both(&logs.path("a"))?,
-        read(&logs.path("b"), A)?,
-        read(&logs.path("c"), A)?,
-        read(&logs.path("d"), A)?,
-    ];
+    let [a, b, c, d] =
+        [read_both(&logs.path("a"))?, read(&logs.path("b"), A)?, read(&logs.path("c"), A)?, read(&logs.path("d"), A)?];
     let expected = [(sent, sent * SIZE); 2];
     ensure!(sent > 1000, "{sent} datagrams are not many");
     for (name, records) in [("a", &a), ("d", &d), ("b and c", &[b, c].concat())] {
