@@ -7,6 +7,7 @@ use crate::controller::{Done, Order};
 use crate::datapath::{Datapath, DatapathError};
 use crate::firewall::report::{InForce, RuleReport};
 use crate::flowlog::FlowLogs;
+use crate::flowlog::feed::Regroup;
 use crate::flows::given_up::GivenUps;
 use crate::flows::list::Clock;
 use crate::flows::sweep::Census;
@@ -39,6 +40,8 @@ pub struct SweepRequest {
     pub done: Sender<()>,
     /// It is the last one, after the end of forwarding: all windows of flow logs end with it.
     pub last: bool,
+    /// Flow logs go elsewhere from this pass on.
+    pub flow_logs: Option<Regroup>,
 }
 
 /// What is served, as the loop last decided.
@@ -271,16 +274,26 @@ impl Live {
             return;
         }
         let (request, done) = bounded(0);
-        if self.sweeper.send(SweepRequest { done: request, last: false }).is_ok() {
+        if self.sweeper.send(SweepRequest { done: request, last: false, flow_logs: None }).is_ok() {
             // An error is the answer: the sweeper has dropped the request.
             let _ = done.recv_timeout(2 * CHEAP);
+        }
+    }
+
+    /// Has flow logs go elsewhere, with a pass now. Blocks until it is made; on a very busy machine for so long only, and it is
+    /// made later.
+    pub fn change_flow_logs(&self, regroup: Regroup) {
+        let (request, done) = bounded(0);
+        let flow_logs = Some(regroup);
+        if self.sweeper.send(SweepRequest { done: request, last: false, flow_logs }).is_ok() {
+            let _ = done.recv_timeout(LAST_PASS);
         }
     }
 
     /// Forwarding has ended: has what the flows counted since their last records logged, and ends flow logs.
     pub fn finish_flow_logs(&self) {
         let (request, done) = bounded(0);
-        if self.sweeper.send(SweepRequest { done: request, last: true }).is_ok() {
+        if self.sweeper.send(SweepRequest { done: request, last: true, flow_logs: None }).is_ok() {
             let _ = done.recv_timeout(LAST_PASS);
         }
         self.flow_logs.finish(LAST_RECORDS);

@@ -32,8 +32,17 @@ fn run(live: &Live, requests: &Receiver<SweepRequest>, mut logger: Logger) {
             Err(RecvTimeoutError::Disconnected) => return,
         };
         // Those who asked meanwhile are served by this pass as well.
-        let asked: Vec<_> = request.into_iter().chain(requests.try_iter()).collect();
+        let mut asked: Vec<_> = request.into_iter().chain(requests.try_iter()).collect();
         let last = asked.iter().any(|request| request.last);
+        let mut changes = asked.iter_mut().filter_map(|request| request.flow_logs.take()).peekable();
+        while let Some(change) = changes.next() {
+            logger.change(change);
+            // A pass for each; the last one is made below.
+            if changes.peek().is_some() {
+                sweep(live, &mut logger, false);
+            }
+        }
+        drop(changes);
         let took = sweep(live, &mut logger, last);
         drop(asked);
         if last {

@@ -1,9 +1,10 @@
 //! What others ask of the loop, which alone changes what is configured: from the control socket, or by a signal.
 
 use super::{Controller, SetChange};
-use crate::config;
+use crate::config::{self, Config};
 use crate::error::one_line;
 use crate::firewall::ranges::Addresses;
+use crate::flowlog::change::Prepared;
 use crate::unreachable::Budget;
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -51,12 +52,18 @@ impl Controller {
         let notices = self.live_sets.apply(&mut config.firewall.sets);
         let flows = (config.flows.max, config.flows.max_ipv6);
         let keeps_size = flows != (self.config.flows.max, self.config.flows.max_ipv6);
-        let keeps_logs = config.flow_logs != self.config.flow_logs;
+        let mut flow_logs = self.prepare_flow_logs(&config).await?;
         let before = std::mem::replace(&mut self.config, config);
         if let Err(error) = self.apply().await {
             (self.config, self.live_sets) = (before, live_sets);
             self.apply_again().await;
+            if let Some(prepared) = flow_logs.take() {
+                prepared.abandon();
+            }
             return Err(one_line(&error));
+        }
+        if let Some(prepared) = flow_logs {
+            self.change_flow_logs(prepared).await?;
         }
         self.save_live_sets();
         notices.iter().for_each(|notice| tracing::info!("{notice}"));
@@ -66,10 +73,29 @@ impl Controller {
         if keeps_size {
             said += "; the flow tables keep their size until forwarder is stopped and started again";
         }
-        if keeps_logs {
-            said += "; flow logs go where they went until forwarder starts again";
-        }
         notices.iter().for_each(|notice| said += &format!("; {notice}"));
         Ok(said)
+    }
+
+    /// Opens what flow logs need that they have not yet.
+    async fn prepare_flow_logs(&mut self, config: &Config) -> Result<Option<Prepared>, String> {
+        if config.flow_logs == self.config.flow_logs {
+            return Ok(None);
+        }
+        let (live, wanted) = (self.live.clone(), config.flow_logs.clone());
+        let prepared = tokio::task::spawn_blocking(move || live.flow_logs().prepare(&wanted)).await;
+        prepared.map_err(|error| one_line(&error))?.map(Some).map_err(|error| one_line(&error))
+    }
+
+    /// The windows in progress end in the old destinations, and from the same packet on records go to the new ones.
+    async fn change_flow_logs(&mut self, mut prepared: Prepared) -> Result<(), String> {
+        let live = self.live.clone();
+        let change = move || {
+            if let Some(regroup) = prepared.regroup() {
+                live.change_flow_logs(regroup);
+            }
+            live.flow_logs().commit(prepared);
+        };
+        tokio::task::spawn_blocking(change).await.map_err(|error| one_line(&error))
     }
 }

@@ -7,6 +7,7 @@
 //! lost ---> counter, and SKIPDATA for every interface with the next window that can be written
 //! ```
 
+use super::change::Change;
 use super::progress::Progress;
 use crate::record::{Batch, Filter, Interfaces, Record, Span, Window};
 use crossbeam::channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded};
@@ -59,6 +60,8 @@ enum Message {
     Windows(Arc<Batch>),
     Close(Span, Arc<Interfaces>),
     Lost,
+    /// What is next comes after all that is before this.
+    Change,
     Arrived(u64),
     Finish,
 }
@@ -95,6 +98,8 @@ pub struct Destination {
     queue: Sender<Message>,
     counters: Arc<Counters>,
     progress: Arc<Progress>,
+    /// What the worker is to become.
+    next: Arc<Mutex<Option<Change>>>,
     /// The queue was full for too long and has not had room since.
     stalled: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -108,19 +113,42 @@ impl Destination {
     pub fn start(name: String, filter: Filter, sink: Box<dyn Sink>, progress: Progress) -> io::Result<Self> {
         let (queue, messages) = bounded(QUEUE);
         let (counters, progress) = (Arc::<Counters>::default(), Arc::new(progress));
+        let next = Arc::<Mutex<Option<Change>>>::default();
         let worker = Worker {
             name: name.clone(),
             filter,
             sink,
             counters: counters.clone(),
             progress: progress.clone(),
+            next: next.clone(),
             seen: Vec::new(),
             owes_skip: false,
             flushed: true,
         };
         let thread = std::thread::Builder::new().name("flow-log".to_owned()).spawn(move || worker.run(&messages))?;
         let (stalled, thread) = (AtomicBool::new(false), Mutex::new(Some(thread)));
-        Ok(Self { name, queue, counters, progress, stalled, thread })
+        Ok(Self { name, queue, counters, progress, next, stalled, thread })
+    }
+
+    /// As people call it: no two destinations that run have one name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Has what is handed over from now on dealt with in another way.
+    pub fn change(&self, change: Change) {
+        {
+            let mut next = self.next.lock().expect("no thread panics while it holds what is next");
+            *next = Some(change.after(next.take()));
+        }
+        // One that does not take it for lack of room does when it has room again.
+        self.send(Message::Change, 0);
+    }
+
+    /// Whether its thread still has its place in its hands.
+    pub fn is_running(&self) -> bool {
+        let thread = self.thread.lock().expect("no thread panics while it holds the thread");
+        thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     /// Before windows are taken from the ledger; see [`Progress`].
@@ -154,14 +182,15 @@ impl Destination {
     pub fn finish(&self, patience: Duration) {
         let deadline = std::time::Instant::now() + patience;
         let _ = self.queue.send_timeout(Message::Finish, patience);
-        let thread = self.thread.lock().expect("no thread panics while it holds the thread").take();
-        let Some(thread) = thread else { return };
-        while !thread.is_finished() && std::time::Instant::now() < deadline {
+        while self.is_running() && std::time::Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
-        if !thread.is_finished() {
+        if self.is_running() {
             tracing::warn!("flow logs: {} does not end; what it has not written stays behind", self.name);
-        } else if thread.join().is_err() {
+            return;
+        }
+        let thread = self.thread.lock().expect("no thread panics while it holds the thread").take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("flow logs: the thread of {} has failed", self.name);
         }
     }
@@ -208,6 +237,7 @@ struct Worker {
     sink: Box<dyn Sink>,
     counters: Arc<Counters>,
     progress: Arc<Progress>,
+    next: Arc<Mutex<Option<Change>>>,
     /// Interfaces with records in this window, by number.
     seen: Vec<bool>,
     /// Something was lost and has not been declared.
@@ -222,7 +252,11 @@ impl Worker {
             match messages.recv_timeout(TICK) {
                 Ok(Message::Windows(batch)) => self.windows(&batch),
                 Ok(Message::Close(span, interfaces)) => self.close(span, &interfaces),
-                Ok(Message::Lost) => self.owes_skip = true,
+                Ok(Message::Lost) => {
+                    self.owes_skip = true;
+                    self.change();
+                }
+                Ok(Message::Change) => self.change(),
                 Ok(Message::Arrived(mark)) => {
                     if self.flush() {
                         self.progress.clear(mark);
@@ -239,6 +273,20 @@ impl Worker {
         self.flush();
         let given_up = self.sink.poll(true);
         self.note_lost(given_up, None);
+    }
+
+    /// Becomes what is next, if anything is.
+    fn change(&mut self) {
+        let next = self.next.lock().expect("no thread panics while it holds what is next").take();
+        let Some(Change { filter, sink }) = next else { return };
+        self.filter = filter;
+        if let Some(sink) = sink {
+            self.flush();
+            let given_up = self.sink.poll(true);
+            self.note_lost(given_up, None);
+            // The old one lets go of the place before the new one, which opens with its first use, takes it.
+            self.sink = Box::new(sink);
+        }
     }
 
     fn windows(&mut self, batch: &Batch) {

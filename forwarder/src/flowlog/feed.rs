@@ -9,6 +9,10 @@
 //! A pass that comes after a window's end closes it: every flow with packets gets its record, silent interfaces are named. Windows
 //! end with the wall clock's round times, as AWS's do. A flow that ends gets its last record at once.
 
+mod regroup;
+
+pub use regroup::Regroup;
+
 use super::clock::{Clocks, Moment};
 use super::destination::Destination;
 use super::ledger::{Counts, Ledger, Pass, Taken};
@@ -37,8 +41,11 @@ pub(super) const LEDGER: &str = "flow-logs-ledger-";
 struct Group {
     interval: Duration,
     ledgers: [Ledger; 2],
+    paths: [PathBuf; 2],
     /// What there was before this ledger is not to be logged.
     adopts: [bool; 2],
+    /// It begins with what comes after this pass.
+    joins: bool,
     out: Out,
     /// When the window began, seconds since 1970.
     opened: i64,
@@ -66,6 +73,19 @@ pub struct Feed {
     clocks: Clocks,
     pass: Pass,
     interfaces: Arc<Interfaces>,
+    /// What the next pass changes.
+    next: Option<Regroup>,
+}
+
+/// What a group's ledgers are to begin with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Books {
+    /// What is in the files; else every entry's beginning.
+    FromBirth,
+    /// What is in the files; else what comes from now on.
+    Adopted,
+    /// What comes from now on.
+    Fresh,
 }
 
 impl Feed {
@@ -80,25 +100,17 @@ impl Feed {
         watchers: Arc<Watchers>,
         adopted: bool,
     ) -> io::Result<Self> {
-        let mut by_interval: Vec<(Duration, Vec<Arc<Destination>>)> = Vec::new();
-        for (interval, destination) in destinations {
-            match by_interval.iter_mut().find(|(other, _)| *other == interval) {
-                Some((_, list)) => list.push(destination),
-                None => by_interval.push((interval, vec![destination])),
-            }
-        }
+        let books = if adopted { Books::Adopted } else { Books::FromBirth };
         let mut groups = Vec::new();
-        for (interval, destinations) in by_interval {
-            let name = interval.as_secs().to_string();
-            let group = Group::open(directory, &name, interval, Out::Destinations(destinations))?;
-            let missing = group.adopts;
-            groups.push(Group { adopts: missing.map(|missing| missing && adopted), ..group });
-            if adopted && missing.contains(&true) {
-                groups.last_mut().expect("it was just added").declare_loss(1);
+        for (interval, destinations) in regroup::by_interval(destinations) {
+            let group = Group::open(ledgers(directory, interval), interval, Out::Destinations(destinations), books)?;
+            if group.adopts.contains(&true) {
+                group.declare_loss(1);
             }
+            groups.push(group);
         }
         let (directory, clocks, interfaces) = (directory.to_owned(), Clocks::default(), Arc::default());
-        Ok(Self { directory, groups, watchers, clocks, pass: Pass::default(), interfaces })
+        Ok(Self { directory, groups, watchers, clocks, pass: Pass::default(), interfaces, next: None })
     }
 
     /// With time from elsewhere.
@@ -131,11 +143,12 @@ impl Feed {
             self.interfaces = interfaces;
         }
         self.serve_watchers();
+        let close = close || self.join();
         for group in &mut self.groups {
             if group.ends == Duration::ZERO {
                 group.begin_window(&now);
             }
-            group.closing = close || now.steady >= group.ends;
+            group.closing = !group.joins && (close || now.steady >= group.ends);
         }
     }
 
@@ -169,7 +182,7 @@ impl Feed {
     /// Packets that were refused since the last time.
     pub fn refuse(&mut self, refused: &Refused, count: &RefusedCount) {
         let now = self.pass.now;
-        for group in &mut self.groups {
+        for group in self.groups.iter_mut().filter(|group| !group.joins) {
             group.refuse(refused, count, &now, &self.interfaces);
         }
     }
@@ -182,7 +195,7 @@ impl Feed {
     /// Refused packets that the datapath had no room to tell of.
     pub fn refused_uncounted(&mut self, packets: u64) {
         if packets > 0 {
-            self.groups.iter_mut().for_each(|group| group.declare_loss(packets));
+            self.groups.iter().filter(|group| !group.joins).for_each(|group| group.declare_loss(packets));
         }
     }
 
@@ -194,9 +207,10 @@ impl Feed {
     /// The pass is over.
     pub fn finish(&mut self) {
         for group in &mut self.groups {
-            group.adopts = [false; 2];
             group.finish_pass(&self.pass.now, &self.interfaces);
+            group.settle();
         }
+        self.regroup();
     }
 
     /// A group for those who watch, as long as there are any.
@@ -205,12 +219,9 @@ impl Feed {
         match (at, self.watchers.is_watched()) {
             (Some(at), false) => drop(self.groups.remove(at)),
             (None, true) => {
-                for family in ["v4", "v6"] {
-                    // Another watcher's, perhaps; when there is none, so much the better.
-                    let _ = std::fs::remove_file(path(&self.directory, "watch", family));
-                }
-                match Group::open(&self.directory, "watch", WATCHED, Out::Watchers(self.watchers.clone())) {
-                    Ok(group) => self.groups.push(Group { adopts: [true; 2], ..group }),
+                let (paths, out) = (paths(&self.directory, "watch"), Out::Watchers(self.watchers.clone()));
+                match Group::open(paths, WATCHED, out, Books::Fresh) {
+                    Ok(group) => self.groups.push(group),
                     Err(error) => {
                         tracing::error!(error = crate::error::one_line(&error), "cannot follow flows");
                     }
@@ -221,8 +232,13 @@ impl Feed {
     }
 }
 
-fn path(directory: &Path, name: &str, family: &str) -> PathBuf {
-    directory.join(format!("{LEDGER}{name}-{family}"))
+/// Where the ledgers of an interval are.
+pub(super) fn ledgers(directory: &Path, interval: Duration) -> [PathBuf; 2] {
+    paths(directory, &interval.as_secs().to_string())
+}
+
+fn paths(directory: &Path, name: &str) -> [PathBuf; 2] {
+    ["v4", "v6"].map(|family| directory.join(format!("{LEDGER}{name}-{family}")))
 }
 
 /// What was taken, in the window that it belongs to.
@@ -240,13 +256,18 @@ fn fill(window: Window, taken: &Taken, counts: &Counts, now: &Moment) -> Window 
 }
 
 impl Group {
-    fn open(directory: &Path, name: &str, interval: Duration, out: Out) -> io::Result<Self> {
-        let (v4, known4) = Ledger::open(&path(directory, name, "v4"))?;
-        let (v6, known6) = Ledger::open(&path(directory, name, "v6"))?;
+    fn open(paths: [PathBuf; 2], interval: Duration, out: Out, books: Books) -> io::Result<Self> {
+        let open = |path: &PathBuf| -> io::Result<(Ledger, bool)> {
+            let adopts = books == Books::Fresh || books == Books::Adopted && !path.exists();
+            Ok((if adopts { Ledger::open_aside(path)? } else { Ledger::open(path)?.0 }, adopts))
+        };
+        let ((v4, adopts4), (v6, adopts6)) = (open(&paths[0])?, open(&paths[1])?);
         Ok(Self {
             interval,
             ledgers: [v4, v6],
-            adopts: [!known4, !known6],
+            paths,
+            adopts: [adopts4, adopts6],
+            joins: false,
             out,
             opened: 0,
             ends: Duration::ZERO,

@@ -46,7 +46,7 @@ struct MetadataInterface {
 /// Names things.
 #[derive(Debug)]
 pub struct Identity {
-    config: FlowLogs,
+    config: Mutex<FlowLogs>,
     metadata: Mutex<Metadata>,
     version: AtomicU64,
 }
@@ -54,7 +54,13 @@ pub struct Identity {
 impl Identity {
     /// With what the config says.
     pub fn new(config: FlowLogs) -> Self {
-        Self { config, metadata: Mutex::default(), version: AtomicU64::new(0) }
+        Self { config: Mutex::new(config), metadata: Mutex::default(), version: AtomicU64::new(0) }
+    }
+
+    /// What the config says now.
+    pub fn set(&self, config: FlowLogs) {
+        *self.config.lock().expect("no thread panics while it holds the config") = config;
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     /// Moves when something has become known.
@@ -64,10 +70,12 @@ impl Identity {
 
     /// Fills in the ids of an interface that has its name and link-layer address.
     pub fn name(&self, interface: Interface) -> Interface {
-        let (metadata, config) = (self.metadata(), &self.config.identity);
+        let metadata = self.metadata();
+        let settings = self.config.lock().expect("no thread panics while it holds the config");
+        let config = &settings.identity;
         let (nothing, none) = (MetadataInterface::default(), Default::default());
         let told = metadata.interfaces.get(&interface.mac).unwrap_or(&nothing);
-        let own = self.config.interfaces.get(&interface.name).unwrap_or(&none);
+        let own = settings.interfaces.get(&interface.name).unwrap_or(&none);
         let first = |choices: &[&String]| {
             choices.iter().find(|text| !text.is_empty()).map_or_else(String::new, |text| (*text).clone())
         };

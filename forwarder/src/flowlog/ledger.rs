@@ -109,6 +109,30 @@ impl Ledger {
         Ok((Self { file, lines, from: u32::MAX, dirty: false, unwritten, error: None }, known))
     }
 
+    /// Opens one that begins with what there is: aside, until every entry is in it, because half of it would have the rest logged
+    /// from its beginning. [`Ledger::settle`] then puts it in its place.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open_aside(path: &Path) -> io::Result<Self> {
+        let aside = path.with_extension("new");
+        for old in [path, &aside] {
+            match std::fs::remove_file(old) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(Self::open(&aside)?.0)
+    }
+
+    /// Puts one that was opened aside in its place.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn settle(path: &Path) -> io::Result<()> {
+        std::fs::rename(path.with_extension("new"), path)
+    }
+
     /// A live entry in a pass. `close`: the window ends; what it has is then taken.
     pub fn observe(&mut self, slot: u32, counts: &Counts, pass: &Pass, close: bool) -> Option<Taken> {
         let line = self.line(slot);

@@ -18,6 +18,7 @@
 pub mod append;
 #[cfg(feature = "aws")]
 mod aws;
+pub mod change;
 pub mod clock;
 #[cfg(feature = "aws")]
 mod cloudwatch;
@@ -45,7 +46,7 @@ use feed::Feed;
 use identity::Identity;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use watch::Watchers;
 
@@ -76,7 +77,12 @@ pub enum FlowLogError {
 #[derive(Debug)]
 pub struct FlowLogs {
     identity: Arc<Identity>,
-    destinations: Vec<Arc<Destination>>,
+    instance: String,
+    directory: PathBuf,
+    /// As configured, and at work.
+    destinations: Mutex<Vec<(config::Destination, Arc<Destination>)>>,
+    /// Not wanted any more, and perhaps not at their end yet.
+    leaving: Mutex<Vec<Arc<Destination>>>,
     watchers: Arc<Watchers>,
 }
 
@@ -98,20 +104,34 @@ impl FlowLogs {
     /// When a destination or a ledger cannot be opened.
     pub fn open(config: &config::FlowLogs, home: Home<'_>) -> Result<(Self, Feed), FlowLogError> {
         let ledger = |source| FlowLogError::Ledger { directory: home.directory.to_owned(), source };
-        if !home.adopted {
-            forget_ledgers(home.directory).map_err(ledger)?;
-        }
+        let intervals: Vec<_> = config.destinations.iter().map(|destination| destination.interval).collect();
+        forget_ledgers(home.directory, if home.adopted { &intervals } else { &[] }).map_err(ledger)?;
         let (identity, watchers) = (Arc::new(Identity::new(config.clone())), Arc::<Watchers>::default());
         let mut destinations = Vec::new();
         for destination in &config.destinations {
             let name = name(&destination.kind);
             let opened = open::destination(destination, &name, home, &identity);
             let opened = opened.map_err(|source| FlowLogError::Destination { name, source })?;
-            destinations.push((destination.interval, Arc::new(opened)));
+            destinations.push((destination.clone(), Arc::new(opened)));
         }
-        let feed = Feed::open(home.directory, destinations.clone(), watchers.clone(), home.adopted).map_err(ledger)?;
-        let destinations = destinations.into_iter().map(|(_, destination)| destination).collect();
-        Ok((Self { identity, destinations, watchers }, feed))
+        let by_interval =
+            destinations.iter().map(|(config, destination)| (config.interval, destination.clone())).collect();
+        let feed = Feed::open(home.directory, by_interval, watchers.clone(), home.adopted).map_err(ledger)?;
+        let (instance, directory) = (home.instance.to_owned(), home.directory.to_owned());
+        let (destinations, leaving) = (Mutex::new(destinations), Mutex::default());
+        Ok((Self { identity, instance, directory, destinations, leaving, watchers }, feed))
+    }
+
+    fn home(&self) -> Home<'_> {
+        Home { instance: &self.instance, directory: &self.directory, adopted: true }
+    }
+
+    fn destinations(&self) -> MutexGuard<'_, Vec<(config::Destination, Arc<Destination>)>> {
+        self.destinations.lock().expect("no thread panics while it holds the destinations")
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Vec<Arc<Destination>>> {
+        self.leaving.lock().expect("no thread panics while it holds those that leave")
     }
 
     /// What records call things.
@@ -121,7 +141,7 @@ impl FlowLogs {
 
     /// What has become of the records of each destination.
     pub fn status(&self) -> Vec<DestinationStatus> {
-        self.destinations.iter().map(|destination| destination.status()).collect()
+        self.destinations().iter().map(|(_, destination)| destination.status()).collect()
     }
 
     /// Who follows live.
@@ -132,7 +152,9 @@ impl FlowLogs {
     /// After the feed's last pass: writes what is on its way, and ends the threads.
     pub fn finish(&self, patience: Duration) {
         self.watchers.end();
-        self.destinations.iter().for_each(|destination| destination.finish(patience));
+        let mut all: Vec<_> = self.destinations().iter().map(|(_, destination)| destination.clone()).collect();
+        all.append(&mut self.leaving());
+        all.iter().for_each(|destination| destination.finish(patience));
     }
 }
 
@@ -156,12 +178,14 @@ fn code(of: &str) -> String {
     format!("{:016x}", of.bytes().fold(0xcbf2_9ce4_8422_2325, mix))
 }
 
-/// Of another flow table than the one there is.
-fn forget_ledgers(directory: &Path) -> io::Result<()> {
+/// Of another flow table than the one there is, or of intervals that nobody has: what was counted since is in no ledger but
+/// those that are kept.
+fn forget_ledgers(directory: &Path, keep: &[Duration]) -> io::Result<()> {
+    let keep: Vec<_> = keep.iter().flat_map(|interval| feed::ledgers(directory, *interval)).collect();
     for entry in directory.read_dir()? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with(feed::LEDGER) {
+        if name.starts_with(feed::LEDGER) && !keep.contains(&path) {
             std::fs::remove_file(&path)?;
         }
     }

@@ -11,6 +11,24 @@ use crate::config::{self, DestinationKind as Kind};
 use std::io;
 use std::sync::Arc;
 
+/// Whether a sink could be opened in a place that another one still has.
+pub(super) fn check(
+    config: &config::Destination,
+    name: &str,
+    home: Home<'_>,
+    identity: &Arc<Identity>,
+) -> io::Result<()> {
+    match &config.kind {
+        Kind::File { path, .. } => std::fs::File::options().append(true).create(true).open(path).map(drop),
+        #[cfg(feature = "aws")]
+        Kind::S3 { cloud, .. } | Kind::CloudWatch { cloud, .. } => cloud::check(cloud, name, home, identity),
+        _ => {
+            let _ = (name, home, identity);
+            Ok(())
+        }
+    }
+}
+
 /// A sink, and whether a crash has torn something off its end.
 type Opened = (Box<dyn Sink>, bool);
 
@@ -32,7 +50,12 @@ pub(super) fn destination(
     Ok(destination)
 }
 
-fn sink(config: &config::Destination, name: &str, home: Home<'_>, identity: &Arc<Identity>) -> io::Result<Opened> {
+pub(super) fn sink(
+    config: &config::Destination,
+    name: &str,
+    home: Home<'_>,
+    identity: &Arc<Identity>,
+) -> io::Result<Opened> {
     let format = config.format.clone();
     Ok(match &config.kind {
         Kind::File { path, rotation } => {
@@ -94,6 +117,20 @@ mod cloud {
             }
             _ => Err(io::Error::other("not a service of AWS")),
         }
+    }
+
+    pub(super) fn check(cloud: &Cloud, name: &str, home: Home<'_>, identity: &Arc<Identity>) -> io::Result<()> {
+        Aws::new(cloud.clone(), identity.clone())?;
+        let directory = directory(cloud, name, home);
+        std::fs::create_dir_all(&directory)?;
+        tempfile_in(&directory)
+    }
+
+    /// That files can be made there.
+    fn tempfile_in(directory: &std::path::Path) -> io::Result<()> {
+        let probe = directory.join("probe");
+        std::fs::write(&probe, [])?;
+        std::fs::remove_file(probe)
     }
 
     /// Its own for every instance and destination.

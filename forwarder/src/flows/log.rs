@@ -4,7 +4,7 @@ use super::given_up::GivenUp;
 use super::list::{Clock, Key};
 use crate::datapath::{Datapath, DatapathError, FlowTable, Seen};
 use crate::flowlog::clock::Moment;
-use crate::flowlog::feed::Feed;
+use crate::flowlog::feed::{Feed, Regroup};
 use crate::flowlog::ledger::Counts;
 use crate::flowlog::refused::{Refused, RefusedCount};
 use crate::live::Live;
@@ -36,6 +36,11 @@ impl Logger {
     /// With a feed.
     pub fn new(feed: Feed) -> Self {
         Self { feed, interfaces: Arc::default(), known: None, names: Arc::default() }
+    }
+
+    /// Other destinations with the next pass, which ends all windows.
+    pub fn change(&mut self, regroup: Regroup) {
+        self.feed.change(regroup);
     }
 
     /// When a window ends next, from now.
