@@ -2,8 +2,10 @@
 //!
 //! Interfaces are named by index in the network namespace of the calling thread.
 
+mod access;
 mod generation;
 
+pub use access::Access;
 pub use generation::{Amount, Burst, Window, come_first, stay_on};
 
 use anyhow::{Context, Result, ensure};

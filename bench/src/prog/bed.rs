@@ -9,7 +9,7 @@
 use super::flows::{self, Cycle, EPOCH, Hops};
 use anyhow::{Context, Result};
 use forwarder::datapath::{Datapath, LoadOptions, Mode};
-use forwarder_ebpf::abi::{Control, IfaceConfig, NatAction, NatRule, NextHop, Side};
+use forwarder_ebpf::abi::{Control, FlowKey4, IfaceConfig, NatAction, NatRule, NextHop, Shape, Side};
 use forwarder_kit::{Netns, packet::protocol};
 use nix::net::if_::if_nametoindex;
 use std::path::Path;
@@ -94,6 +94,8 @@ pub struct Bed {
     pub outside: u32,
     /// Interface index of one that is not served.
     pub unserved: u32,
+    /// Slots of the IPv4 table.
+    pub slots4: u32,
 }
 
 impl Bed {
@@ -114,7 +116,8 @@ impl Bed {
         // Attached somewhere, the program stays in the kernel's XDP dispatcher; else every run of more than one packet
         // rewrites the dispatcher's code and waits for all CPUs, twice.
         datapath.attach((unserved, &rest_of(bed)), 1500, Mode::Native)?;
-        let bed = Self { datapath, cycle: Cycle::new(connections), filling, inside, outside, unserved };
+        let slots4 = Shape::of::<FlowKey4>(entries4, [0; 10]).slots();
+        let bed = Self { datapath, cycle: Cycle::new(connections), filling, inside, outside, unserved, slots4 };
         bed.configure()?;
         let hop = |ifindex: u32, mac| NextHop { ifindex: ifindex as u16, mac };
         let hops = Hops { out: hop(outside, INSIDE_MAC), back: hop(inside, OUTSIDE_MAC) };

@@ -123,6 +123,21 @@ pub struct LoadArrived {
     pub wrong_elsewhere: u32,
 }
 
+/// The walk through the cells that stand for the flow table; the single value of `WALK`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct LoadWalk {
+    /// Where it is.
+    pub at: u64,
+    /// Cells that are visited.
+    pub flows: u32,
+    /// Cells among which they lie.
+    pub cells: u32,
+}
+
+/// Cells that one run visits.
+pub const LOAD_ACCESSES: u32 = 200;
+
 const _: () = assert!(size_of::<LoadStation>() == 12);
 const _: () = assert!(size_of::<LoadConfig>() == 120);
 const _: () = assert!(size_of::<LoadStream>() == 24);

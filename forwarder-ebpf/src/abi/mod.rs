@@ -24,8 +24,8 @@ pub use flow::{FlowKey, FlowKey4, FlowKey6};
 pub use fragment::{FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
 pub use handshake::{HANDSHAKES, Handshake, Place, RoundTrips, phase};
 pub use load::{
-    LOAD_CLIENTS6, LOAD_ECHO_PORT, LOAD_FIRST_PORT, LOAD_MAGIC, LOAD_PORT_BITS, LOAD_SERVER_PORT, LOAD_SERVERS6,
-    LoadArrived, LoadConfig, LoadStation, LoadStream, load_port,
+    LOAD_ACCESSES, LOAD_CLIENTS6, LOAD_ECHO_PORT, LOAD_FIRST_PORT, LOAD_MAGIC, LOAD_PORT_BITS, LOAD_SERVER_PORT,
+    LOAD_SERVERS6, LoadArrived, LoadConfig, LoadStation, LoadStream, LoadWalk, load_port,
 };
 pub use packets::Packets;
 pub use refused::{MAX_REFUSED, Refused, RefusedBy, RefusedKey, Refusing, logged_flags};

@@ -7,10 +7,11 @@
 //! marks  magic 4, direction << 31 | flow 4, number 4, low half of the clock in ns or 0 4
 //! ```
 
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, DevMap, PerCpuArray};
 use aya_ebpf::programs::XdpContext;
-use forwarder_ebpf::abi::{DWELL_BUCKETS, LoadArrived, LoadConfig, LoadStream};
+use forwarder_ebpf::abi::{DWELL_BUCKETS, LoadArrived, LoadConfig, LoadStream, LoadWalk, SharedU64};
 
 /// What to do.
 #[map]
@@ -27,6 +28,13 @@ pub static TRANSIT: PerCpuArray<u64> = PerCpuArray::with_max_entries(DWELL_BUCKE
 /// Interfaces, by slot; see `slot`.
 #[map]
 pub static OUT: DevMap = DevMap::with_max_entries(4, 0);
+
+/// Stands for the flow table: as large, and allotted the same way. `forwarder-bench` sizes it.
+#[map]
+pub static CELLS: Array<[SharedU64; 8]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Where `access` is in it.
+#[map]
+pub static WALK: Array<LoadWalk> = Array::with_max_entries(1, 0);
 
 /// Slots of `OUT`.
 pub mod slot {
