@@ -172,6 +172,13 @@ impl Spool {
     }
 }
 
+/// Opened for nothing: it does not go on uploading beside the next one in its place, but for a few seconds.
+impl std::ops::Drop for Spool {
+    fn drop(&mut self) {
+        self.shared.ending.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Segment {
     /// Bytes in it.
     pub fn length(&self) -> u64 {
