@@ -242,4 +242,24 @@ mod tests {
         logs.abandon(logs.prepare(&nothing).expect("the first is made"));
         logs.prepare(&nothing).expect("the second is gone");
     }
+
+    #[test]
+    fn what_is_added_while_all_ends_ends_too() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let home = Home { instance: "test", directory: directory.path(), adopted: false };
+        let (logs, _feed) = FlowLogs::open(&config::FlowLogs::default(), home).expect("files");
+        let path = directory.path().join("flow.log");
+        let config = format!("[[flow_logs.destination]]\nkind = \"file\"\npath = \"{}\"\n", path.display());
+        let config = config::parse(&config, "test").expect("a config").flow_logs;
+        let prepared = logs.prepare(&config).expect("a file");
+        let added = prepared.added[0].clone();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(100));
+                logs.commit(prepared);
+            });
+            logs.finish(Duration::from_secs(5));
+        });
+        assert!(!added.is_running());
+    }
 }

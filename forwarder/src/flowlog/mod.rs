@@ -47,7 +47,7 @@ use identity::Identity;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use watch::Watchers;
 
 /// Why flow logs cannot begin.
@@ -158,6 +158,11 @@ impl FlowLogs {
     /// After the feed's last pass: writes what is on its way, and ends the threads.
     pub fn finish(&self, patience: Duration) {
         self.watchers.end();
+        // A change that the last pass has made, and that is to be noted in this moment: what it has added ends as well.
+        let deadline = Instant::now() + patience;
+        while Arc::strong_count(&self.turn) > 1 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let mut all: Vec<_> = self.destinations().iter().map(|(_, destination)| destination.clone()).collect();
         all.append(&mut self.leaving());
         all.iter().for_each(|destination| destination.finish(patience));
