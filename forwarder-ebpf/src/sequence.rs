@@ -13,10 +13,11 @@
 //!
 //! The count is too high by TCP options and by what was sent again, never too low by more than what got lost before us. It
 //! therefore counts as high by 24 bytes a packet and an eighth of all bytes since the direction was placed, `drift`. It is
-//! placed by its first packet, and again after every 65,536: the sweeper has the next one look (`is_due`). So a quiet
-//! connection takes one in 120 invented resets, a busy one about one in 60, however long it lives. When nobody sweeps, it
-//! becomes one in 25 after a gigabyte, and after some ten nothing is refused any more. The receiver's own, exact check comes
-//! behind this one.
+//! placed by its first packet, and again in the sweeper's passes once there were 65,536 to 131,072: it has the next one look
+//! (`is_due`). So a quiet connection takes one in 120 invented resets, a busy one about one in 60, with a million packets
+//! between two passes one in 16, however long it lives. When nobody sweeps, it becomes one in 25 after a gigabyte, and after
+//! some ten nothing is refused any more (until `Packets` comes round, after 2^32). The receiver's own, exact check comes behind
+//! this one.
 
 use crate::abi::{Birth, FlowEntry, FlowKey, Packets};
 

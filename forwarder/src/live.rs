@@ -7,6 +7,7 @@ use crate::controller::{Done, Order};
 use crate::datapath::{Datapath, DatapathError};
 use crate::firewall::report::{InForce, RuleReport};
 use crate::flowlog::FlowLogs;
+use crate::flowlog::change::Prepared;
 use crate::flowlog::feed::Regroup;
 use crate::flows::given_up::GivenUps;
 use crate::flows::list::Clock;
@@ -280,14 +281,16 @@ impl Live {
         }
     }
 
-    /// Has flow logs go elsewhere, with a pass now. Blocks until it is made; on a very busy machine for so long only, and it is
-    /// made later.
-    pub fn change_flow_logs(&self, regroup: Regroup) {
+    /// Has flow logs go elsewhere, with a pass now. Blocks until it is made, however long that takes: before that, what is not
+    /// wanted any more is still handed records.
+    pub fn change_flow_logs(&self, mut prepared: Prepared) {
         let (request, done) = bounded(0);
-        let flow_logs = Some(regroup);
+        let flow_logs = prepared.regroup();
         if self.sweeper.send(SweepRequest { done: request, last: false, flow_logs }).is_ok() {
-            let _ = done.recv_timeout(LAST_PASS);
+            // An error is the answer: the sweeper has dropped the request.
+            let _ = done.recv();
         }
+        self.flow_logs.commit(prepared);
     }
 
     /// Forwarding has ended: has what the flows counted since their last records logged, and ends flow logs.

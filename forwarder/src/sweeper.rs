@@ -24,7 +24,7 @@ pub fn start(live: Arc<Live>, requests: Receiver<SweepRequest>, feed: Feed) -> s
 }
 
 fn run(live: &Live, requests: &Receiver<SweepRequest>, mut logger: Logger) {
-    let mut next = Instant::now();
+    let (mut next, mut asked) = (Instant::now(), Vec::new());
     loop {
         let request = match requests.recv_deadline(next) {
             Ok(request) => Some(request),
@@ -32,21 +32,17 @@ fn run(live: &Live, requests: &Receiver<SweepRequest>, mut logger: Logger) {
             Err(RecvTimeoutError::Disconnected) => return,
         };
         // Those who asked meanwhile are served by this pass as well.
-        let mut asked: Vec<_> = request.into_iter().chain(requests.try_iter()).collect();
+        asked.extend(request.into_iter().chain(requests.try_iter()));
         let last = asked.iter().any(|request| request.last);
-        let mut changes = asked.iter_mut().filter_map(|request| request.flow_logs.take()).peekable();
-        while let Some(change) = changes.next() {
-            logger.change(change);
-            // A pass for each; the last one is made below.
-            if changes.peek().is_some() {
-                sweep(live, &mut logger, false);
-            }
-        }
-        drop(changes);
+        // Of changes there is one at a time (`FlowLogs::prepare`).
+        asked.iter_mut().filter_map(|request| request.flow_logs.take()).for_each(|change| logger.change(change));
         let took = sweep(live, &mut logger, last);
-        drop(asked);
         if last {
             return;
+        }
+        // Who waits for a change that a failed pass did not make waits on.
+        if !logger.is_changing() {
+            asked.clear();
         }
         next = Instant::now() + pause(took, live.is_under_pressure(), logger.ends_in());
     }
@@ -73,7 +69,7 @@ fn sweep(live: &Live, logger: &mut Logger, last: bool) -> Duration {
         let census = pass(live.datapath(), &judge, (&before, logger));
         let refused = logger.take_refused(live.datapath());
         logger.take_given_up(live, clock);
-        logger.finish();
+        logger.finish(census.is_ok());
         refused.and(census)
     });
     match census {

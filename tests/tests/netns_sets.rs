@@ -46,8 +46,13 @@ fn a_live_change_stays_until_the_configuration_changes() -> Result<()> {
     ensure!(!lab.appliance.try_ask(&["reload"])?.status.success(), "nonsense was applied");
     ensure!(reached(&lab) == [false, true] && listed(&lab)?.contains("live: +1 -1"), "{}", listed(&lab)?);
 
-    // Another set's text is none of this one's business; its own is the last word.
+    // Nor does what is found out late, in a file without the set.
     let config = |more: &str| lab.appliance.write_config(&format!("{}{more}", lab.net.config()));
+    let nowhere = "[[flow_logs.destination]]\nkind = \"file\"\npath = \"/dev/null/flow.log\"\n";
+    config(&format!("{SMALL_TABLE}{nowhere}"))?;
+    ensure!(!lab.appliance.try_ask(&["reload"])?.status.success(), "a file in a file was opened");
+
+    // Another set's text is none of this one's business; its own is the last word.
     config(&rules("\"192.0.2.1\"").replace("192.0.2.7", "192.0.2.8"))?;
     ensure!(lab.appliance.ask(&["reload"])?.contains("set bad keeps"), "{}", lab.appliance.log());
     ensure!(reached(&lab) == [false, true]);

@@ -6,8 +6,11 @@ use crate::error::one_line;
 use crate::firewall::ranges::Addresses;
 use crate::flowlog::change::Prepared;
 use crate::unreachable::Budget;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+/// How long all else waits for the pass that changes flow logs. With millions of flows it takes a second.
+const LONG_PASS: Duration = Duration::from_secs(10);
 
 /// What became of an order: a sentence, either way.
 pub type Done = Result<String, String>;
@@ -48,23 +51,25 @@ impl Controller {
 
     async fn try_reload(&mut self) -> Done {
         let mut config = config::read(self.path.as_deref()).map_err(|error| one_line(&error))?;
+        // First: nothing has changed yet when that is refused.
+        let mut flow_logs = self.prepare_flow_logs(&config).await?;
         let live_sets = self.live_sets.clone();
         let notices = self.live_sets.apply(&mut config.firewall.sets);
         let flows = (config.flows.max, config.flows.max_ipv6);
         let keeps_size = flows != (self.config.flows.max, self.config.flows.max_ipv6);
-        let mut flow_logs = self.prepare_flow_logs(&config).await?;
         let before = std::mem::replace(&mut self.config, config);
         if let Err(error) = self.apply().await {
             (self.config, self.live_sets) = (before, live_sets);
             self.apply_again().await;
             if let Some(prepared) = flow_logs.take() {
-                prepared.abandon();
+                self.live.flow_logs().abandon(prepared);
             }
             return Err(one_line(&error));
         }
-        if let Some(prepared) = flow_logs {
-            self.change_flow_logs(prepared).await?;
-        }
+        let flow_logs_follow = match flow_logs {
+            Some(prepared) => !self.change_flow_logs(prepared).await?,
+            None => false,
+        };
         self.save_live_sets();
         notices.iter().for_each(|notice| tracing::info!("{notice}"));
         self.live.set_timeouts(self.config.timeouts.clone());
@@ -72,6 +77,9 @@ impl Controller {
         let mut said = format!("reloaded {}", self.config.origin);
         if keeps_size {
             said += "; the flow tables keep their size until forwarder is stopped and started again";
+        }
+        if flow_logs_follow {
+            said += "; flow logs follow when the sweeper has been through the flow table";
         }
         notices.iter().for_each(|notice| said += &format!("; {notice}"));
         Ok(said)
@@ -87,15 +95,14 @@ impl Controller {
         prepared.map_err(|error| one_line(&error))?.map(Some).map_err(|error| one_line(&error))
     }
 
-    /// The windows in progress end in the old destinations, and from the same packet on records go to the new ones.
-    async fn change_flow_logs(&mut self, mut prepared: Prepared) -> Result<(), String> {
+    /// The windows in progress end in the old destinations, and from the same packet on records go to the new ones. `false`: the
+    /// pass that does it takes long, and is not waited for.
+    async fn change_flow_logs(&mut self, prepared: Prepared) -> Result<bool, String> {
         let live = self.live.clone();
-        let change = move || {
-            if let Some(regroup) = prepared.regroup() {
-                live.change_flow_logs(regroup);
-            }
-            live.flow_logs().commit(prepared);
-        };
-        tokio::task::spawn_blocking(change).await.map_err(|error| one_line(&error))
+        let change = tokio::task::spawn_blocking(move || live.change_flow_logs(prepared));
+        match tokio::time::timeout(LONG_PASS, change).await {
+            Ok(done) => done.map(|()| true).map_err(|error| one_line(&error)),
+            Err(_) => Ok(false),
+        }
     }
 }

@@ -99,6 +99,8 @@ pub struct Prepared {
     /// Those of them that were not there before.
     added: Vec<Arc<Destination>>,
     regroup: Option<Regroup>,
+    /// What is prepared is a difference: nobody prepares another one before this is made or gone.
+    _turn: Arc<()>,
 }
 
 impl Prepared {
@@ -106,31 +108,31 @@ impl Prepared {
     pub fn regroup(&mut self) -> Option<Regroup> {
         self.regroup.take()
     }
-
-    /// It is not to be.
-    pub fn abandon(self) {
-        abandon(&self.added);
-    }
-}
-
-/// Nothing was handed to them.
-fn abandon(added: &[Arc<Destination>]) {
-    added.iter().for_each(|destination| destination.finish(LAST_RECORDS));
 }
 
 impl FlowLogs {
     /// Opens what another `[flow_logs]` has and this one has not. Nothing changes yet.
     ///
     /// # Errors
-    /// When a destination or a ledger cannot be opened; what was opened is closed again.
+    /// When a destination or a ledger cannot be opened; what was opened is closed again. Or when another one is prepared and has
+    /// not been made yet.
     pub fn prepare(&self, config: &config::FlowLogs) -> Result<Prepared, FlowLogError> {
+        let turn = self.turn.clone();
+        if Arc::strong_count(&turn) > 2 {
+            return Err(FlowLogError::Changing);
+        }
         let mut added = Vec::new();
         let prepared = self.open_added(config, &mut added);
         if prepared.is_err() {
-            abandon(&added);
+            added.drain(..).for_each(|destination| self.leave(destination));
         }
         let (destinations, regroup) = prepared?;
-        Ok(Prepared { config: config.clone(), destinations, added, regroup: Some(regroup) })
+        Ok(Prepared { config: config.clone(), destinations, added, regroup: Some(regroup), _turn: turn })
+    }
+
+    /// It is not to be. Nothing was handed to what it has added, but an earlier controller may have left something there.
+    pub fn abandon(&self, prepared: Prepared) {
+        prepared.added.into_iter().for_each(|destination| self.leave(destination));
     }
 
     #[expect(clippy::type_complexity, reason = "the two halves of one value")]
@@ -208,14 +210,56 @@ impl FlowLogs {
         let before = std::mem::replace(&mut *self.destinations(), destinations);
         let stays: Vec<_> = self.destinations().iter().map(|(_, destination)| destination.clone()).collect();
         for (_, destination) in before {
-            if stays.iter().any(|other| Arc::ptr_eq(other, &destination)) {
-                continue;
-            }
-            self.leaving().push(destination.clone());
-            let drain = move || destination.finish(LAST_RECORDS);
-            if let Err(error) = std::thread::Builder::new().name("flow-log-end".to_owned()).spawn(drain) {
-                tracing::error!(error = crate::error::one_line(&error), "cannot end a destination of flow logs");
+            if !stays.iter().any(|other| Arc::ptr_eq(other, &destination)) {
+                self.leave(destination);
             }
         }
+    }
+
+    /// Has one end that nobody hands anything any more. Whoever asks goes on meanwhile.
+    fn leave(&self, destination: Arc<Destination>) {
+        self.leaving().push(destination.clone());
+        let drain = move || destination.finish(LAST_RECORDS);
+        if let Err(error) = std::thread::Builder::new().name("flow-log-end".to_owned()).spawn(drain) {
+            tracing::error!(error = crate::error::one_line(&error), "cannot end a destination of flow logs");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_change_at_a_time() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let home = Home { instance: "test", directory: directory.path(), adopted: false };
+        let nothing = config::FlowLogs::default();
+        let (logs, _feed) = FlowLogs::open(&nothing, home).expect("files");
+        let first = logs.prepare(&nothing).expect("it is the only one");
+        assert!(matches!(logs.prepare(&nothing), Err(FlowLogError::Changing)));
+        logs.commit(first);
+        logs.abandon(logs.prepare(&nothing).expect("the first is made"));
+        logs.prepare(&nothing).expect("the second is gone");
+    }
+
+    #[test]
+    fn what_is_added_while_all_ends_ends_too() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let home = Home { instance: "test", directory: directory.path(), adopted: false };
+        let (logs, _feed) = FlowLogs::open(&config::FlowLogs::default(), home).expect("files");
+        let path = directory.path().join("flow.log");
+        let config = format!("[[flow_logs.destination]]\nkind = \"file\"\npath = \"{}\"\n", path.display());
+        let config = config::parse(&config, "test").expect("a config").flow_logs;
+        let prepared = logs.prepare(&config).expect("a file");
+        let added = prepared.added[0].clone();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(100));
+                logs.commit(prepared);
+            });
+            logs.finish(Duration::from_secs(5));
+        });
+        assert!(!added.is_running());
     }
 }

@@ -60,6 +60,8 @@ enum Message {
     Windows(Arc<Batch>),
     Close(Span, Arc<Interfaces>),
     Lost,
+    /// The queue has room again: what was lost meanwhile is to be declared, and a change is made that found none.
+    Room,
     /// What is next comes after all that is before this.
     Change,
     Arrived(u64),
@@ -219,7 +221,7 @@ impl Destination {
         match sent {
             Ok(()) => {
                 // What was lost meanwhile is declared with the next window: not before that is on its way is all well again.
-                if self.stalled.load(Ordering::Relaxed) && self.queue.try_send(Message::Lost).is_ok() {
+                if self.stalled.load(Ordering::Relaxed) && self.queue.try_send(Message::Room).is_ok() {
                     self.stalled.store(false, Ordering::Relaxed);
                 }
             }
@@ -252,7 +254,8 @@ impl Worker {
             match messages.recv_timeout(TICK) {
                 Ok(Message::Windows(batch)) => self.windows(&batch),
                 Ok(Message::Close(span, interfaces)) => self.close(span, &interfaces),
-                Ok(Message::Lost) => {
+                Ok(Message::Lost) => self.owes_skip = true,
+                Ok(Message::Room) => {
                     self.owes_skip = true;
                     self.change();
                 }
@@ -365,6 +368,7 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flowlog::change::{Opener, Reopened};
     use crate::record::{Interface, NOWHERE};
 
     /// Remembers what it was given, and refuses on demand.
@@ -458,6 +462,27 @@ mod tests {
         destination.finish(Duration::from_secs(5));
         assert_eq!(memory.all(), ["1 windows", "NODATA 2", "NODATA 1", "NODATA 2"]);
         assert_eq!((destination.status().records, destination.status().lost), (4, 0));
+    }
+
+    /// What was handed over before a change is the old sink's, whatever is said of losses in between.
+    #[test]
+    fn a_change_waits_for_all_that_is_before_it() {
+        let (before, after) = (Memory::default(), Memory::default());
+        let (permits, waits) = bounded(8);
+        let directory = tempfile::tempdir().expect("a directory");
+        let (progress, _) = Progress::open(&directory.path().join("progress")).expect("a file");
+        let sink = Box::new(Slow(before.clone(), waits));
+        let destination = Destination::start("test".to_owned(), Filter::All, sink, progress).expect("a thread");
+        destination.windows(one_window());
+        destination.lost(1);
+        destination.windows(one_window());
+        let next = after.clone();
+        let opener: Opener = Box::new(move || Ok(Box::new(next.clone())));
+        destination.change(Change { filter: Filter::All, sink: Some(Reopened::new(opener)) });
+        destination.windows(one_window());
+        (0..2).for_each(|_| permits.send(()).expect("it waits"));
+        destination.finish(Duration::from_secs(5));
+        assert_eq!((before.all().len(), after.all().len()), (2, 1));
     }
 
     #[test]

@@ -204,13 +204,18 @@ impl Feed {
         self.groups.iter_mut().for_each(Group::write_ledgers);
     }
 
-    /// The pass is over.
-    pub fn finish(&mut self) {
+    /// The pass is over. `whole`: it has seen every entry; else what it was to change, and books that it was to begin, are the
+    /// next one's.
+    pub fn finish(&mut self, whole: bool) {
         for group in &mut self.groups {
             group.finish_pass(&self.pass.now, &self.interfaces);
-            group.settle();
+            if whole {
+                group.settle();
+            }
         }
-        self.regroup();
+        if whole {
+            self.regroup();
+        }
     }
 
     /// A group for those who watch, as long as there are any.

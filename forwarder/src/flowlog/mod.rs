@@ -47,7 +47,7 @@ use identity::Identity;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use watch::Watchers;
 
 /// Why flow logs cannot begin.
@@ -71,6 +71,9 @@ pub enum FlowLogError {
         #[source]
         source: io::Error,
     },
+    /// The change before this one has not been made yet.
+    #[error("flow logs are still being changed; try again in a few seconds")]
+    Changing,
 }
 
 /// Flow logs of a running instance, for all but the sweeper.
@@ -83,6 +86,8 @@ pub struct FlowLogs {
     destinations: Mutex<Vec<(config::Destination, Arc<Destination>)>>,
     /// Not wanted any more, and perhaps not at their end yet.
     leaving: Mutex<Vec<Arc<Destination>>>,
+    /// Had by who changes them.
+    turn: Arc<()>,
     watchers: Arc<Watchers>,
 }
 
@@ -119,7 +124,8 @@ impl FlowLogs {
         let feed = Feed::open(home.directory, by_interval, watchers.clone(), home.adopted).map_err(ledger)?;
         let (instance, directory) = (home.instance.to_owned(), home.directory.to_owned());
         let (destinations, leaving) = (Mutex::new(destinations), Mutex::default());
-        Ok((Self { identity, instance, directory, destinations, leaving, watchers }, feed))
+        let turn = Arc::default();
+        Ok((Self { identity, instance, directory, destinations, leaving, turn, watchers }, feed))
     }
 
     fn home(&self) -> Home<'_> {
@@ -152,6 +158,11 @@ impl FlowLogs {
     /// After the feed's last pass: writes what is on its way, and ends the threads.
     pub fn finish(&self, patience: Duration) {
         self.watchers.end();
+        // A change that the last pass has made, and that is to be noted in this moment: what it has added ends as well.
+        let deadline = Instant::now() + patience;
+        while Arc::strong_count(&self.turn) > 1 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let mut all: Vec<_> = self.destinations().iter().map(|(_, destination)| destination.clone()).collect();
         all.append(&mut self.leaving());
         all.iter().for_each(|destination| destination.finish(patience));

@@ -50,6 +50,8 @@ struct Shared {
     /// Lines that were given up and not told of yet.
     given_up: AtomicU64,
     ending: AtomicBool,
+    /// Nobody finishes it.
+    dropped: AtomicBool,
 }
 
 /// The worker's side.
@@ -172,6 +174,14 @@ impl Spool {
     }
 }
 
+/// Opened for nothing: it does not go on uploading beside the next one in its place.
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.shared.ending.store(true, Ordering::Relaxed);
+        self.shared.dropped.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Segment {
     /// Bytes in it.
     pub fn length(&self) -> u64 {
@@ -252,6 +262,9 @@ impl Uploader {
         let mut pauses = backoff.without_max_times().build();
         let mut said = false;
         loop {
+            if self.shared.dropped.load(Ordering::Relaxed) {
+                return false;
+            }
             let failed = match self.attempt(path) {
                 Ok(()) => {
                     if said {

@@ -38,9 +38,14 @@ impl Logger {
         Self { feed, interfaces: Arc::default(), known: None, names: Arc::default() }
     }
 
-    /// Other destinations with the next pass, which ends all windows.
+    /// Other destinations with the next pass that sees every entry, which ends all windows.
     pub fn change(&mut self, regroup: Regroup) {
         self.feed.change(regroup);
+    }
+
+    /// Whether that has not been made yet.
+    pub fn is_changing(&self) -> bool {
+        self.feed.is_changing()
     }
 
     /// When a window ends next, from now.
@@ -140,9 +145,9 @@ impl Logger {
         }
     }
 
-    /// The pass is over.
-    pub fn finish(&mut self) {
-        self.feed.finish();
+    /// The pass is over. `whole`: it has seen every entry.
+    pub fn finish(&mut self, whole: bool) {
+        self.feed.finish(whole);
     }
 }
 

@@ -59,9 +59,14 @@ pub(super) fn by_interval(destinations: Vec<Timed>) -> Vec<(Duration, Vec<Arc<De
 }
 
 impl Feed {
-    /// With the next pass.
+    /// With the next pass that sees every entry.
     pub fn change(&mut self, regroup: Regroup) {
         self.next = Some(regroup);
+    }
+
+    /// Whether that has not been made yet.
+    pub fn is_changing(&self) -> bool {
+        self.next.is_some()
     }
 
     /// Whether this pass is one that changes something: groups that are new then adopt what it reads.
@@ -91,7 +96,7 @@ impl Feed {
 }
 
 impl Group {
-    /// The first pass is over: what there was is in the ledgers.
+    /// The first whole pass is over: what there was is in the ledgers.
     pub(super) fn settle(&mut self) {
         self.joins = false;
         for (path, adopts) in self.paths.iter().zip(&mut self.adopts) {

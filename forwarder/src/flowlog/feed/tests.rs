@@ -96,7 +96,7 @@ impl World {
         self.hand.set(time, if wall < 1000.0 { wall + 1.0 } else { 1000.0 + time });
         self.feed.begin(100 * self.second, 100, self.names.clone(), false);
         work(&mut self.feed);
-        self.feed.finish();
+        self.feed.finish(true);
     }
 
     /// Windows and statuses of a destination, when it has ended.
@@ -219,6 +219,29 @@ fn an_interval_that_is_new_begins_with_what_comes_from_now_on() {
     let (windows, said) = world.end(0);
     assert_eq!(windows.iter().map(|window| window.packets).collect::<Vec<_>>(), [1]);
     assert!(said.iter().any(|said| said.starts_with("SKIPDATA")), "{said:?}");
+}
+
+#[test]
+fn a_pass_that_failed_changes_nothing_yet() {
+    let mut world = World::new(&[2, 600]);
+    let timed = |seconds, at: usize| (Duration::from_secs(seconds), world.destinations[at].clone());
+    let (before, after) = ([timed(2, 0), timed(600, 1)], vec![timed(3, 0)]);
+    let counts = world.counts(1000);
+    world.pass(|feed| feed.observe(Family::V4, 9, &counts, describe(1)));
+    let regroup = Regroup::open(world.directory.path(), &before, after, Vec::new()).expect("files");
+    world.feed.change(regroup);
+    // It ends before it comes to the entry.
+    world.feed.begin(150, 100, world.names.clone(), false);
+    world.feed.finish(false);
+    assert!(world.feed.is_changing());
+    let counts = world.counts(1001);
+    world.pass(|feed| feed.observe(Family::V4, 9, &counts, describe(1)));
+    assert!(!world.feed.is_changing());
+    let last = world.counts(1003);
+    world.pass(|feed| feed.end(Family::V4, 9, &last, describe(1)));
+    let packets = |(windows, _): (Vec<Window>, _)| windows.iter().map(|window| window.packets).collect::<Vec<_>>();
+    assert_eq!(packets(world.end(1)), [1001], "the one that goes has all until then");
+    assert_eq!(packets(world.end(0)), [1001, 2], "the other one the rest as well");
 }
 
 #[test]
