@@ -4,7 +4,7 @@
 //! takes over the tuple of a closing one, and when who is said to have reset a connection goes on with it. An entry's `watch` byte names the TCP flags that would add something; all other
 //! packets never come here. RFC 6146 §3.5.2 and RFC 7857 §2 for TCP; AWS's ENI timers for the rest.
 
-use crate::abi::{Birth, FlowEntry, FlowKey, Ticks, status};
+use crate::abi::{Birth, FlowEntry, FlowKey, Side, Ticks, status};
 use crate::sequence;
 use crate::tables::FlowTable;
 use crate::wire::protocol;
@@ -133,20 +133,36 @@ pub(crate) fn note<K: FlowKey, T: FlowTable<K>>(
     let Some(partner) = tables.flow(&key.partner(entry)) else { return Change::Orphaned };
     if key.protocol() != protocol::TCP {
         note_other(key.protocol(), entry, partner);
-    } else if is_reopening(signal, bits) {
-        reopen(entry, partner);
+        return Change::Kept;
+    }
+    let reopens = is_reopening(signal, bits);
+    if reopens || is_said_to_be_new(key.side(), signal, bits) {
         for (key, is_own) in [(key, true), (&key.partner(entry), false)] {
-            if let Some(birth) = tables.birth(key) {
+            let Some(birth) = tables.birth(key) else { continue };
+            if reopens {
                 birth.since.store(now);
-                if !is_own {
-                    birth.forget_place();
-                }
+            }
+            if !(reopens && is_own) {
+                birth.forget_place();
             }
         }
+    }
+    if reopens {
+        reopen(entry, partner);
     } else {
         note_tcp(entry, partner, signal);
     }
     Change::Kept
+}
+
+/// Whether the inside says that a connection begins which to us is open: one end, or both, have lost it and use the tuple
+/// again. What is known of the sequence space is of no use then, and resets are believed until the sweeper has asked again.
+/// Not when the outside says so: whoever invents resets could say it first.
+#[inline(always)]
+fn is_said_to_be_new(side: u8, signal: u8, bits: u32) -> bool {
+    (side == Side::Inside as u8 || bits & status::SOURCE_NAT != 0)
+        && signal & (SYN | RST) == SYN
+        && bits & (status::ESTABLISHED | status::RESET) == status::ESTABLISHED
 }
 
 #[inline(always)]
@@ -265,7 +281,7 @@ fn reopen(entry: &FlowEntry, partner: &FlowEntry) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::{FlowKey4, SharedU32, Side};
+    use crate::abi::{FlowKey4, SharedU32};
     use crate::sim::Sim;
     use State::{Closing, Established, HalfClosed, Opening, Unreplied};
 
@@ -378,6 +394,25 @@ mod tests {
         open().says(SYN, Established);
         open().says(FIN, HalfClosed).says(SYN, HalfClosed);
         open().says(RST, Closing).says(SYN | ACK, Closing);
+    }
+
+    #[test]
+    fn who_is_inside_may_begin_again_on_a_tuple_that_is_open() {
+        let place = |dialogue: &Dialogue, key| {
+            let birth = dialogue.sim.flows4.birth(&key).expect("the connection is there");
+            birth.set_place(7);
+            birth.is_placed()
+        };
+        let dialogue = open();
+        let (inside, outside) = (dialogue.key, dialogue.key.reversed(Side::Outside as u8));
+        assert!(place(&dialogue, inside) && place(&dialogue, outside));
+        let placed = |dialogue: &Dialogue| {
+            [inside, outside].map(|key| dialogue.sim.flows4.birth(&key).is_some_and(Birth::is_placed))
+        };
+        let dialogue = dialogue.hears(SYN, Established);
+        assert_eq!(placed(&dialogue), [true; 2], "the outside could say so only to have its resets believed");
+        let dialogue = dialogue.says(SYN, Established);
+        assert_eq!(placed(&dialogue), [false; 2]);
     }
 
     #[test]

@@ -123,10 +123,12 @@ pub(crate) fn known<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     Some(rewrite::forward(frame, tables, at, packet, entry))
 }
 
-/// Whether a reset is not of who it says. Where nothing is known it is believed.
+/// Whether a reset is not of who it says. Where nothing is known it is believed, and so is the number 0: with it answers who
+/// has never heard of the connection (RFC 9293 §3.10.7.1).
 #[inline(always)]
 fn is_invented<P: Packet>(packet: &P, entry: &FlowEntry, birth: Option<&Birth>) -> bool {
-    birth.is_some_and(|birth| !sequence::may_be_its::<P::Key>(birth, entry, packet.sequence()))
+    packet.sequence() != 0
+        && birth.is_some_and(|birth| !sequence::may_be_its::<P::Key>(birth, entry, packet.sequence()))
 }
 
 /// Whether a responder may begin a closing connection anew. `Some` ends the packet, or has the firewall asked.

@@ -30,7 +30,8 @@ fn forge(lab: &Lab, family: Family, (server, client): (SocketAddr, u16)) -> Resu
     let (world, to) = (Sniffer::open(&lab.net.world, "app")?, mac(&lab.net.appliance, "outside")?);
     let own = mac(&lab.net.world, "app")?;
     for at in 0..TRIED {
-        let sequence = at.wrapping_mul(u32::MAX / TRIED + 1);
+        // Not 0: who has lost a connection says so with it.
+        let sequence = at.wrapping_mul(u32::MAX / TRIED + 1) + 12_345;
         let packet = Packet::between(&server.ip().to_string(), &lab.seen(family).to_string()).macs(own, to);
         world.inject(&packet.tcp(server.port(), client, flag::RST, sequence).build())?;
     }

@@ -80,6 +80,8 @@ pub trait FlowKey: Copy {
 
     /// IP protocol number.
     fn protocol(&self) -> u8;
+    /// `Side` of the interface that its packets enter by.
+    fn side(&self) -> u8;
     /// The key of the packets that answer, when nothing is translated and they enter by `side`.
     fn reversed(&self, side: u8) -> Self;
     /// The key of the packets that answer those of `entry`, whose own key is `self`.
@@ -107,6 +109,11 @@ impl FlowKey for FlowKey4 {
     #[inline(always)]
     fn protocol(&self) -> u8 {
         self.protocol
+    }
+
+    #[inline(always)]
+    fn side(&self) -> u8 {
+        self.side
     }
 
     #[inline(always)]
@@ -174,6 +181,11 @@ impl FlowKey for FlowKey6 {
     #[inline(always)]
     fn protocol(&self) -> u8 {
         self.protocol
+    }
+
+    #[inline(always)]
+    fn side(&self) -> u8 {
+        self.side
     }
 
     #[inline(always)]

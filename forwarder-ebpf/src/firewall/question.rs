@@ -20,8 +20,6 @@ pub(crate) trait Ends: FlowKey {
     fn as_originated(&self, entry: &FlowEntry) -> Self;
     /// The key of a packet of `entry` with the destination that it has after translation.
     fn as_translated(&self, entry: &FlowEntry) -> Self;
-    /// `Side` that it enters by.
-    fn side(&self) -> u8;
     /// The source belongs to the inside, on an interface that serves both sides.
     fn is_from_inside<T: Tables>(&self, tables: &T, at: &Arrival<'_>) -> bool;
     /// Source and destination port.
@@ -114,11 +112,6 @@ impl Ends for FlowKey4 {
     }
 
     #[inline(always)]
-    fn side(&self) -> u8 {
-        self.side
-    }
-
-    #[inline(always)]
     fn is_from_inside<T: Tables>(&self, tables: &T, at: &Arrival<'_>) -> bool {
         at.iface.side == Side::Both as u8 && nat::source(tables, at.control, self) != Source::Unnamed
     }
@@ -144,11 +137,6 @@ impl Ends for FlowKey6 {
     #[inline(always)]
     fn as_translated(&self, _: &FlowEntry) -> Self {
         *self
-    }
-
-    #[inline(always)]
-    fn side(&self) -> u8 {
-        self.side
     }
 
     /// Without NAT there is no rule to ask: the inside is who shares the interface's /56, the size of a VPC.

@@ -57,8 +57,6 @@ pub struct Direction {
 
 /// A key of either family, in the addresses of the standard library.
 pub trait Key: FlowKey + crate::datapath::Key {
-    /// Side that its packets enter by.
-    fn side(&self) -> u8;
     /// Source and destination of the key.
     fn ends(&self) -> (SocketAddr, SocketAddr);
     /// Source and destination that packets of `entry` leave with.
@@ -66,10 +64,6 @@ pub trait Key: FlowKey + crate::datapath::Key {
 }
 
 impl Key for FlowKey4 {
-    fn side(&self) -> u8 {
-        self.side
-    }
-
     fn ends(&self) -> (SocketAddr, SocketAddr) {
         (end(self.source, self.source_port), end(self.destination, self.destination_port))
     }
@@ -80,10 +74,6 @@ impl Key for FlowKey4 {
 }
 
 impl Key for FlowKey6 {
-    fn side(&self) -> u8 {
-        self.side
-    }
-
     fn ends(&self) -> (SocketAddr, SocketAddr) {
         (end(self.source, self.source_port), end(self.destination, self.destination_port))
     }
