@@ -106,7 +106,7 @@ mod cloud {
                 let (bucket, prefix) = (bucket.clone(), prefix.clone());
                 let (aws, lines) = (aws(cloud)?, format.clone());
                 let service = S3 { aws, bucket, prefix, objects: objects.clone(), format: lines, client: None };
-                let (lines, torn) = S3Lines::open(spool(cloud, Box::new(service))?, objects)?;
+                let (lines, torn) = S3Lines::open(spool(cloud, Box::new(service))?, objects, &format)?;
                 Ok((Box::new(Text::new(format, lines)), torn))
             }
             Kind::CloudWatch { log_group, create, cloud } => {

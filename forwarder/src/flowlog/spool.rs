@@ -2,17 +2,18 @@
 //! own, and deleted when they have arrived.
 //!
 //! ```text
-//! Worker -> current.log -- close --> 0000000000000001-TAG.log -> uploader -> service
+//! Worker -> current.open -- close --> 0000000000000001-TAG.log -> uploader -> service
 //! ```
 //!
-//! A line is safe once it is in `current.log`: a controller that is killed leaves it, and the next one goes on with it. A
-//! segment is closed by renaming, and its name never changes, so that what is made of it can be made again.
+//! A line is safe once it is in `current.open`: a controller that is killed leaves it, and the next one goes on with it. A
+//! segment is closed by renaming, and its name never changes, so that what is made of it can be made again. What says how its
+//! lines are to be read is in it as well, where that matters: it may wait for longer than the config stays as it is.
 
 use super::append::Appender;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,6 +41,11 @@ pub trait Upload: Send {
     /// # Errors
     /// When it did not arrive.
     fn upload(&mut self, tag: &str, lines: &[u8]) -> Result<u64, Failed>;
+
+    /// How many records a segment has.
+    fn records(&self, lines: &[u8]) -> u64 {
+        lines.iter().filter(|byte| **byte == b'\n').count() as u64
+    }
 }
 
 /// What the worker and the uploader share.
@@ -188,6 +194,16 @@ impl Segment {
         self.file.length()
     }
 
+    /// Whether it begins with this.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn begins_with(&self, head: &str) -> io::Result<bool> {
+        let mut begin = Vec::new();
+        fs::File::open(&self.path)?.take(head.len() as u64).read_to_end(&mut begin)?;
+        Ok(begin == head.as_bytes())
+    }
+
     /// Since it was opened.
     pub fn age(&self) -> Duration {
         self.begun.elapsed()
@@ -315,7 +331,7 @@ impl Uploader {
             }
             Err(Failed::Again(why)) => return Err(why),
             Err(Failed::Never(why)) => {
-                let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+                let count = self.upload.records(&lines);
                 tracing::error!("flow logs: {} will never take {count} records: {why}", self.name);
                 self.shared.given_up.fetch_add(count, Ordering::Relaxed);
             }
