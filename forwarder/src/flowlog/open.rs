@@ -111,7 +111,7 @@ mod cloud {
             }
             Kind::CloudWatch { log_group, create, cloud } => {
                 let (log_group, create) = (log_group.clone(), *create);
-                let service = CloudWatch { aws: aws(cloud)?, log_group, create, client: None, arrived: (0, 0) };
+                let service = CloudWatch { aws: aws(cloud)?, log_group, create, client: None };
                 let (sink, torn) = CloudWatchSink::open(format, spool(cloud, Box::new(service))?)?;
                 Ok((Box::new(sink), torn))
             }

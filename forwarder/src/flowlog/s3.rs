@@ -6,7 +6,7 @@
 
 use super::aws::{Aws, failed};
 use super::columns;
-use super::spool::{Failed, Segment, Spool, Upload};
+use super::spool::{Failed, Segment, SoFar, Spool, Upload};
 use super::text::Lines;
 use crate::config::Objects;
 use crate::record::Format;
@@ -80,6 +80,11 @@ impl Lines for S3Lines {
         self.spool.given_up()
     }
 
+    fn leave(&mut self) -> u64 {
+        self.spool.leave();
+        self.spool.given_up()
+    }
+
     fn waiting(&self) -> Option<u64> {
         Some(self.spool.waiting() + self.segment.length())
     }
@@ -142,7 +147,7 @@ impl S3 {
 }
 
 impl Upload for S3 {
-    fn upload(&mut self, tag: &str, lines: &[u8]) -> Result<u64, Failed> {
+    fn upload(&mut self, tag: &str, lines: &[u8], so_far: &mut SoFar) -> Result<(), Failed> {
         let client = self.client()?;
         let (body, left_out) = self.body(lines).map_err(Failed::Never)?;
         let (account, region) = (self.aws.identity().account_id(), self.aws.region());
@@ -150,7 +155,8 @@ impl Upload for S3 {
         let kind = if self.objects.parquet { "application/octet-stream" } else { "application/gzip" };
         let request = client.put_object().bucket(&self.bucket).key(key).content_type(kind).body(ByteStream::from(body));
         self.aws.wait(request.send()).map_err(|error| failed(&error, &["EntityTooLarge"]))?;
-        Ok(left_out)
+        so_far.refused += left_out;
+        Ok(())
     }
 
     fn records(&self, lines: &[u8]) -> u64 {

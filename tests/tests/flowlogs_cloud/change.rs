@@ -15,25 +15,23 @@ use std::time::Duration;
 const A: &str = "srcport dstport packets bytes flow-direction log-status";
 const B: &str = "log-status flow-direction bytes packets dstport srcport";
 
-/// Objects of text and of columns, and perhaps events. Text is collected for longer than a test takes.
-fn config(directory: &Path, format: &str, interval: u64, events: bool) -> String {
+/// What `parts` can read.
+const KINDS: [&str; 3] = ["text", "columns", "events"];
+
+/// Objects of text and of columns, and events. Text is collected for longer than a test takes.
+fn config(directory: &Path, format: &str, interval: u64) -> String {
     let format = format.split(' ').map(|name| format!("${{{name}}}")).collect::<Vec<_>>().join(" ");
     let cloud = format!(
         "endpoint = \"http://127.0.0.1:5000\"\nregion = \"eu-central-1\"\nspool = \"{}\"\n",
         directory.join("spool").display()
     );
-    let mut config = format!(
+    format!(
         "{SMALL_TABLE}[flow_logs]\ninterval = \"{interval}s\"\nformat = \"{format}\"\naccount_id = \"123456789012\"\n\
          [[flow_logs.destination]]\nkind = \"s3\"\nbucket = \"logs\"\nprefix = \"text\"\nevery = \"60s\"\n{cloud}\
          [[flow_logs.destination]]\nkind = \"s3\"\nbucket = \"logs\"\nprefix = \"columns\"\nevery = \"1s\"\n\
-         file_format = \"parquet\"\n{cloud}"
-    );
-    if events {
-        config +=
-            "[[flow_logs.destination]]\nkind = \"cloudwatch-logs\"\nlog_group = \"flows\"\ncreate_log_group = true\n";
-        config += &cloud;
-    }
-    config
+         file_format = \"parquet\"\n{cloud}\
+         [[flow_logs.destination]]\nkind = \"cloudwatch-logs\"\nlog_group = \"flows\"\ncreate_log_group = true\n{cloud}"
+    )
 }
 
 /// The lines of each object or stream, with what they say they are; events say nothing.
@@ -120,15 +118,15 @@ impl Change {
 /// Records of two formats wait for a service that is not there.
 fn waits_over(change: Change) -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let mut lab = lab(&config(directory.path(), A, 1, false))?;
+    let mut lab = lab(&config(directory.path(), A, 1))?;
     let _server = serve::udp_echo(&lab.net.server, &[9000])?;
     ask_and_answer(&lab)?;
-    change.make(&mut lab, &config(directory.path(), B, 1, false))?;
+    change.make(&mut lab, &config(directory.path(), B, 1))?;
     ask_and_answer(&lab)?;
     let mut moto = moto(&lab)?;
     sums(&lab, "make", "logs")?;
     lab.appliance.stop()?;
-    for what in ["text", "columns"] {
+    for what in KINDS {
         let records =
             check(&lab, what, 2 * QUESTIONS).with_context(|| format!("{change:?}: {}", lab.appliance.log()))?;
         // One that is killed between two steps declares a loss that may be none.
@@ -160,7 +158,7 @@ fn what_waits_over_a_kill_is_sent_as_what_it_is() -> Result<()> {
 fn a_reload_under_traffic_loses_and_doubles_nothing() -> Result<()> {
     const ROUNDS: u64 = 3;
     let directory = tempfile::tempdir()?;
-    let before = config(directory.path(), A, 1, true);
+    let before = config(directory.path(), A, 1);
     let mut lab = lab(&before)?;
     let server = serve::udp_echo(&lab.net.server, &[9000])?;
     let mut moto = moto(&lab)?;
@@ -170,14 +168,14 @@ fn a_reload_under_traffic_loses_and_doubles_nothing() -> Result<()> {
         for round in 1..=ROUNDS {
             std::thread::sleep(Duration::from_millis(700));
             let at = server.requests();
-            let after = config(directory.path(), B, 3, true);
+            let after = config(directory.path(), B, 3);
             reload(&lab, if round % 2 == 1 { &after } else { &before })?;
             wait_until("traffic after the reload", Duration::from_secs(5), || Ok(server.requests() > at))?;
         }
         asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     lab.appliance.stop()?;
-    for what in ["text", "columns", "events"] {
+    for what in KINDS {
         let records = check(&lab, what, ROUNDS * QUESTIONS).with_context(|| lab.appliance.log())?;
         nothing_lost(&records)?;
     }
