@@ -2,6 +2,10 @@
 //! by `moto_server` on the appliance's loopback), `pyarrow` the Parquet, `tshark` the IPFIX. All of them count what the ends
 //! counted.
 
+mod flowlogs_cloud {
+    mod change;
+}
+
 use anyhow::{Context, Result, ensure};
 use forwarder_kit::run::{Running, run, wait_until};
 use forwarder_kit::{Appliance, Topology, serve};
@@ -25,7 +29,7 @@ fn python() -> Result<PathBuf> {
 
 /// Sums over UDP records of what leaves by the outside interface: packets, bytes, and statuses other than OK and NODATA.
 const SUM: &str = r#"
-import boto3, io, json, os, sys
+import boto3, gzip, io, json, os, sys
 from datetime import datetime, timedelta
 from flowlogs_reader import FlowLogsReader, FlowRecord, S3FlowLogsReader
 import pyarrow.parquet
@@ -62,6 +66,23 @@ elif what == "parquet":
             if row["protocol"] == 17 and row["dstaddr"] == "203.0.113.10" and row["dstport"] == 9000:
                 sums[0], sums[1] = sums[0] + row["packets"], sums[1] + row["bytes"]
     print(json.dumps(sums + [names]))
+elif what == "read":
+    parts = []
+    if place == "events":
+        pages = boto3.client("logs", **aws).get_paginator("filter_log_events").paginate(logGroupName="flows")
+        parts = [[None, [event["message"]]] for page in pages for event in page["events"]]
+    else:
+        s3 = boto3.client("s3", **aws)
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket="logs", Prefix=place + "/")
+        for body in [s3.get_object(Bucket="logs", Key=item["Key"])["Body"].read() for page in pages for item in page["Contents"]]:
+            if place == "text":
+                header, *lines = gzip.decompress(body).decode().splitlines()
+            else:
+                table = pyarrow.parquet.read_table(io.BytesIO(body))
+                header = " ".join(table.column_names).replace("_", "-")
+                lines = [" ".join("-" if cell is None else str(cell) for cell in row.values()) for row in table.to_pylist()]
+            parts.append([header, lines])
+    print(json.dumps(parts))
 # All is said. pyarrow takes down its threads in a race that aborts now and then.
 sys.stdout.flush()
 os._exit(0)

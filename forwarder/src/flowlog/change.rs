@@ -36,8 +36,11 @@ impl Change {
     /// With one before it that has not been made.
     #[must_use]
     pub fn after(self, before: Option<Self>) -> Self {
-        let missed = before.and_then(|before| before.sink);
-        Self { sink: self.sink.or(missed), ..self }
+        let sink = match (before.and_then(|before| before.sink), self.sink) {
+            (Some(before), Some(sink)) => Some(Reopened { goes_on: before.goes_on && sink.goes_on, ..sink }),
+            (before, sink) => sink.or(before),
+        };
+        Self { sink, ..self }
     }
 }
 
@@ -45,6 +48,7 @@ impl Change {
 pub struct Reopened {
     open: Opener,
     sink: Option<Box<dyn Sink>>,
+    goes_on: bool,
 }
 
 impl std::fmt::Debug for Reopened {
@@ -54,9 +58,14 @@ impl std::fmt::Debug for Reopened {
 }
 
 impl Reopened {
-    /// Through this.
-    pub fn new(open: Opener) -> Self {
-        Self { open, sink: None }
+    /// Through this; `goes_on`: with what the one before it has left in its place.
+    pub fn new(open: Opener, goes_on: bool) -> Self {
+        Self { open, sink: None, goes_on }
+    }
+
+    /// Whether the one before it may leave to it what waits.
+    pub fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     fn sink(&mut self) -> io::Result<&mut Box<dyn Sink>> {
@@ -84,6 +93,10 @@ impl Sink for Reopened {
     fn poll(&mut self, finish: bool) -> u64 {
         // What keeps it from opening is said when it should take something.
         self.sink().map_or(0, |sink| sink.poll(finish))
+    }
+
+    fn leave(&mut self) -> u64 {
+        self.sink.as_mut().map_or(0, |sink| sink.leave())
     }
 
     fn waiting(&self) -> Option<u64> {
@@ -183,13 +196,15 @@ impl FlowLogs {
             return Ok(Some(Change { filter, sink: None }));
         }
         open::check(after, name, self.home(), &self.identity)?;
+        // Another spool is another place.
+        let goes_on = before.kind == after.kind;
         let (after, name, identity) = (after.clone(), name.to_owned(), self.identity.clone());
         let (instance, directory) = (self.instance.clone(), self.directory.clone());
         let open = move || {
             let home = Home { instance: &instance, directory: &directory, adopted: true };
             open::sink(&after, &name, home, &identity).map(|(sink, _)| sink)
         };
-        Ok(Some(Change { filter, sink: Some(Reopened::new(Box::new(open))) }))
+        Ok(Some(Change { filter, sink: Some(Reopened::new(Box::new(open), goes_on)) }))
     }
 
     fn refuse_while_it_ends(&self, name: &str) -> io::Result<()> {

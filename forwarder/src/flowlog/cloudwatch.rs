@@ -6,7 +6,7 @@
 
 use super::aws::{Aws, failed};
 use super::destination::Sink;
-use super::spool::{Failed, Segment, Spool, Upload};
+use super::spool::{Failed, Segment, SoFar, Spool, Upload};
 use super::text::records;
 use crate::record::{Batch, Direction, Filter, Format, Interfaces, Record};
 use aws_sdk_cloudwatchlogs::Client;
@@ -125,6 +125,11 @@ impl Sink for CloudWatchSink {
         self.spool.given_up()
     }
 
+    fn leave(&mut self) -> u64 {
+        self.spool.leave();
+        self.spool.given_up()
+    }
+
     fn waiting(&self) -> Option<u64> {
         Some(self.spool.waiting() + self.streams.values().map(|(segment, _)| segment.length()).sum::<u64>())
     }
@@ -140,8 +145,6 @@ pub struct CloudWatch {
     pub create: bool,
     /// The client, once there is one.
     pub client: Option<Client>,
-    /// Where an interrupted upload goes on: the segment's length and the events that have arrived.
-    pub arrived: (usize, usize),
 }
 
 impl CloudWatch {
@@ -194,33 +197,26 @@ impl CloudWatch {
 }
 
 impl Upload for CloudWatch {
-    fn upload(&mut self, tag: &str, lines: &[u8]) -> Result<u64, Failed> {
+    fn upload(&mut self, tag: &str, lines: &[u8], so_far: &mut SoFar) -> Result<(), Failed> {
         let client = self.client()?;
         let events = events(lines);
-        // Of a segment that was begun before, only the rest.
-        let mut done = if self.arrived.0 == lines.len() { self.arrived.1 } else { 0 };
-        let mut refused = 0;
-        while done < events.len() {
-            let count = batch(&events[done..]);
-            let built = events[done..done + count]
+        while let Some(rest) = events.get(so_far.done..).filter(|rest| !rest.is_empty()) {
+            let count = batch(rest);
+            let built = rest[..count]
                 .iter()
                 .map(|(at_ms, text)| InputLogEvent::builder().timestamp(*at_ms).message(*text).build());
             let built: Vec<_> = built.collect::<Result<_, _>>().map_err(|error| Failed::Never(error.to_string()))?;
             match self.put(&client, tag, &built) {
-                Ok(count) => refused += count,
+                Ok(refused) => so_far.refused += refused,
                 Err(Failed::Never(why)) => {
                     tracing::error!("flow logs: CloudWatch Logs will never take {count} records: {why}");
-                    refused += count as u64;
+                    so_far.refused += count as u64;
                 }
-                Err(again) => {
-                    self.arrived = (lines.len(), done);
-                    return Err(again);
-                }
+                Err(again) => return Err(again),
             }
-            done += count;
+            so_far.done += count;
         }
-        self.arrived = (0, 0);
-        Ok(refused)
+        Ok(())
     }
 }
 

@@ -48,6 +48,11 @@ pub trait Sink: Send {
     /// Time has passed, or all is to be finished now: rotates, sends. Returns records that were given up.
     fn poll(&mut self, finish: bool) -> u64;
 
+    /// Lets go of its place at once, for another sink that goes on with what waits there. Returns records that were given up.
+    fn leave(&mut self) -> u64 {
+        self.poll(true)
+    }
+
     /// Bytes that wait on disk for a service; `None`: nothing ever does.
     fn waiting(&self) -> Option<u64> {
         None
@@ -180,6 +185,11 @@ impl Destination {
         self.send(Message::Lost, 0);
     }
 
+    /// Has it end, where there is room to say so; [`Self::finish`] waits for it.
+    pub fn begin_to_finish(&self) {
+        let _ = self.queue.try_send(Message::Finish);
+    }
+
     /// Ends the thread, when everything that was handed over has been dealt with or `patience` is over.
     pub fn finish(&self, patience: Duration) {
         let deadline = std::time::Instant::now() + patience;
@@ -285,7 +295,7 @@ impl Worker {
         self.filter = filter;
         if let Some(sink) = sink {
             self.flush();
-            let given_up = self.sink.poll(true);
+            let given_up = if sink.goes_on() { self.sink.leave() } else { self.sink.poll(true) };
             self.note_lost(given_up, None);
             // The old one lets go of the place before the new one, which opens with its first use, takes it.
             self.sink = Box::new(sink);
@@ -478,7 +488,7 @@ mod tests {
         destination.windows(one_window());
         let next = after.clone();
         let opener: Opener = Box::new(move || Ok(Box::new(next.clone())));
-        destination.change(Change { filter: Filter::All, sink: Some(Reopened::new(opener)) });
+        destination.change(Change { filter: Filter::All, sink: Some(Reopened::new(opener, true)) });
         destination.windows(one_window());
         (0..2).for_each(|_| permits.send(()).expect("it waits"));
         destination.finish(Duration::from_secs(5));

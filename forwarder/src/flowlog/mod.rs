@@ -165,6 +165,8 @@ impl FlowLogs {
         }
         let mut all: Vec<_> = self.destinations().iter().map(|(_, destination)| destination.clone()).collect();
         all.append(&mut self.leaving());
+        // All at once: each may have to wait for a service that is not there.
+        all.iter().for_each(|destination| destination.begin_to_finish());
         all.iter().for_each(|destination| destination.finish(patience));
     }
 }

@@ -106,12 +106,12 @@ mod cloud {
                 let (bucket, prefix) = (bucket.clone(), prefix.clone());
                 let (aws, lines) = (aws(cloud)?, format.clone());
                 let service = S3 { aws, bucket, prefix, objects: objects.clone(), format: lines, client: None };
-                let (lines, torn) = S3Lines::open(spool(cloud, Box::new(service))?, objects)?;
+                let (lines, torn) = S3Lines::open(spool(cloud, Box::new(service))?, objects, &format)?;
                 Ok((Box::new(Text::new(format, lines)), torn))
             }
             Kind::CloudWatch { log_group, create, cloud } => {
                 let (log_group, create) = (log_group.clone(), *create);
-                let service = CloudWatch { aws: aws(cloud)?, log_group, create, client: None, arrived: (0, 0) };
+                let service = CloudWatch { aws: aws(cloud)?, log_group, create, client: None };
                 let (sink, torn) = CloudWatchSink::open(format, spool(cloud, Box::new(service))?)?;
                 Ok((Box::new(sink), torn))
             }

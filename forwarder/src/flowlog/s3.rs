@@ -1,11 +1,12 @@
 //! The destination `s3`: objects with AWS's paths and names (AWS, "Publish flow logs to Amazon S3"), gzip text with a header
 //! line, or Parquet.
 //!
-//! An object's name follows from its segment's, so that one that is sent twice is one object.
+//! An object's name follows from its segment's, so that one that is sent twice is one object. A segment begins with the
+//! header of its own lines: when it is sent, another format may have been configured.
 
 use super::aws::{Aws, failed};
 use super::columns;
-use super::spool::{Failed, Segment, Spool, Upload};
+use super::spool::{Failed, Segment, SoFar, Spool, Upload};
 use super::text::Lines;
 use crate::config::Objects;
 use crate::record::Format;
@@ -26,43 +27,61 @@ pub struct S3Lines {
     spool: Spool,
     segment: Segment,
     objects: Objects,
+    /// What every segment begins with.
+    header: String,
+    /// A header and lines on their way into a segment.
+    buffer: Vec<u8>,
 }
 
 impl S3Lines {
-    /// Into this spool, with what is still open in it. `true`: its last line was torn and has been removed.
+    /// Lines of `format` into this spool, with what is still open in it. `true`: its last line was torn and has been removed.
     ///
     /// # Errors
     /// When the file system refuses.
-    pub fn open(spool: Spool, objects: Objects) -> io::Result<(Self, bool)> {
+    pub fn open(spool: Spool, objects: Objects, format: &Format) -> io::Result<(Self, bool)> {
         let (segment, torn) = spool.segment("current")?;
-        Ok((Self { spool, segment, objects }, torn))
+        let mut lines = Self { spool, segment, objects, header: format.header(), buffer: Vec::new() };
+        if lines.segment.length() > 0 && !lines.segment.begins_with(&lines.header)? {
+            lines.close()?;
+        }
+        Ok((lines, torn))
     }
 
-    fn close(&mut self) {
-        if self.segment.length() == 0 {
-            return;
-        }
+    fn close(&mut self) -> io::Result<()> {
         let minute = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let minute: String = minute.chars().filter(|c| !matches!(c, '-' | ':')).take("YYYYmmddTHHMM".len()).collect();
-        let tag = format!("{minute}Z_{:08x}", fastrand::u32(..));
-        if let Err(error) = self.spool.close(&mut self.segment, &tag) {
-            tracing::error!(error = crate::error::one_line(&error), "flow logs: cannot close a segment for S3");
-        }
+        self.spool.close(&mut self.segment, &format!("{minute}Z_{:08x}", fastrand::u32(..)))
     }
 }
 
 impl Lines for S3Lines {
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        self.spool.append(&mut self.segment, lines)
+        if self.segment.length() > 0 || lines.is_empty() {
+            return self.spool.append(&mut self.segment, lines);
+        }
+        self.buffer.clear();
+        self.buffer.extend_from_slice(self.header.as_bytes());
+        self.buffer.extend_from_slice(lines);
+        self.spool.append(&mut self.segment, &self.buffer)
     }
 
     fn poll(&mut self, finish: bool) -> u64 {
-        if finish || self.segment.age() >= self.objects.every || self.segment.length() >= LARGEST {
-            self.close();
+        let due = finish || self.segment.age() >= self.objects.every || self.segment.length() >= LARGEST;
+        // A crash may have left a header alone.
+        if due
+            && self.segment.length() > self.header.len() as u64
+            && let Err(error) = self.close()
+        {
+            tracing::error!(error = crate::error::one_line(&error), "flow logs: cannot close a segment for S3");
         }
         if finish {
             self.spool.finish();
         }
+        self.spool.given_up()
+    }
+
+    fn leave(&mut self) -> u64 {
+        self.spool.leave();
         self.spool.given_up()
     }
 
@@ -81,7 +100,7 @@ pub struct S3 {
     pub prefix: String,
     /// How objects are made.
     pub objects: Objects,
-    /// What the lines are.
+    /// What lines are that do not say it, as those of versions up to 0.1 do not.
     pub format: Format,
     /// The client, once there is one.
     pub client: Option<Client>,
@@ -105,21 +124,30 @@ impl S3 {
 
     /// The object, and how many lines are not in it.
     fn body(&self, lines: &[u8]) -> Result<(Vec<u8>, u64), String> {
+        let (format, lines) = self.format_of(lines);
         if self.objects.parquet {
-            return columns::file(&self.format, lines).map_err(|error| error.to_string());
+            return columns::file(&format, lines).map_err(|error| error.to_string());
         }
         let text = || -> io::Result<Vec<u8>> {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-            encoder.write_all(self.format.header().as_bytes())?;
+            encoder.write_all(format.header().as_bytes())?;
             encoder.write_all(lines)?;
             encoder.finish()
         };
         text().map(|body| (body, 0)).map_err(|error| error.to_string())
     }
+
+    /// A segment's own format, and its lines without what says so.
+    fn format_of<'a>(&self, lines: &'a [u8]) -> (Format, &'a [u8]) {
+        let end = lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |at| at + 1);
+        let (first, rest) = lines.split_at(end);
+        let named = std::str::from_utf8(first).ok().and_then(Format::of_header);
+        named.map_or_else(|| (self.format.clone(), lines), |format| (format, rest))
+    }
 }
 
 impl Upload for S3 {
-    fn upload(&mut self, tag: &str, lines: &[u8]) -> Result<u64, Failed> {
+    fn upload(&mut self, tag: &str, lines: &[u8], so_far: &mut SoFar) -> Result<(), Failed> {
         let client = self.client()?;
         let (body, left_out) = self.body(lines).map_err(Failed::Never)?;
         let (account, region) = (self.aws.identity().account_id(), self.aws.region());
@@ -127,7 +155,12 @@ impl Upload for S3 {
         let kind = if self.objects.parquet { "application/octet-stream" } else { "application/gzip" };
         let request = client.put_object().bucket(&self.bucket).key(key).content_type(kind).body(ByteStream::from(body));
         self.aws.wait(request.send()).map_err(|error| failed(&error, &["EntityTooLarge"]))?;
-        Ok(left_out)
+        so_far.refused += left_out;
+        Ok(())
+    }
+
+    fn records(&self, lines: &[u8]) -> u64 {
+        self.format_of(lines).1.iter().filter(|byte| **byte == b'\n').count() as u64
     }
 }
 

@@ -2,20 +2,22 @@
 //! own, and deleted when they have arrived.
 //!
 //! ```text
-//! Worker -> current.log -- close --> 0000000000000001-TAG.log -> uploader -> service
+//! Worker -> current.open -- close --> 0000000000000001-TAG.log -> uploader -> service
 //! ```
 //!
-//! A line is safe once it is in `current.log`: a controller that is killed leaves it, and the next one goes on with it. A
-//! segment is closed by renaming, and its name never changes, so that what is made of it can be made again.
+//! A line is safe once it is in `current.open`: a controller that is killed leaves it, and the next one goes on with it. A
+//! segment is closed by renaming, and its tag never changes, so that what is made of it can be made again. How far it was sent
+//! is in its name as well, behind its number: `0000000000000001+20000-TAG.log`. What says how its
+//! lines are to be read is in it as well, where that matters: it may wait for longer than the config stays as it is.
 
 use super::append::Appender;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -33,13 +35,27 @@ pub enum Failed {
     Never(String),
 }
 
+/// What has become of a segment.
+#[derive(Debug, Default)]
+pub struct SoFar {
+    /// Records that have been dealt with, where a segment is not sent all of a piece.
+    pub done: usize,
+    /// Lines that the service refused and that were not told of yet.
+    pub refused: u64,
+}
+
 /// The service.
 pub trait Upload: Send {
-    /// Sends one segment; returns how many of its lines the service refused.
+    /// Sends one segment, from where an earlier attempt has come to.
     ///
     /// # Errors
-    /// When it did not arrive.
-    fn upload(&mut self, tag: &str, lines: &[u8]) -> Result<u64, Failed>;
+    /// When it did not arrive as a whole.
+    fn upload(&mut self, tag: &str, lines: &[u8], so_far: &mut SoFar) -> Result<(), Failed>;
+
+    /// How many records a segment has.
+    fn records(&self, lines: &[u8]) -> u64 {
+        lines.iter().filter(|byte| **byte == b'\n').count() as u64
+    }
 }
 
 /// What the worker and the uploader share.
@@ -49,9 +65,17 @@ struct Shared {
     waiting: AtomicU64,
     /// Lines that were given up and not told of yet.
     given_up: AtomicU64,
-    ending: AtomicBool,
-    /// Nobody finishes it.
-    dropped: AtomicBool,
+    /// Set when the thread is to end.
+    ending: OnceLock<Ending>,
+}
+
+/// How the thread ends.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// With the attempt that it is at.
+    Now,
+    /// When nothing waits any more, or with the first attempt that fails after this time.
+    After(Instant),
 }
 
 /// The worker's side.
@@ -164,7 +188,17 @@ impl Spool {
 
     /// Uploads what can be in a few seconds, and ends the thread.
     pub fn finish(&mut self) {
-        self.shared.ending.store(true, Ordering::Relaxed);
+        self.end(Ending::After(Instant::now() + LAST_ATTEMPTS));
+    }
+
+    /// Ends the thread as soon as it can be, for another one to go on with what waits.
+    pub fn leave(&mut self) {
+        self.end(Ending::Now);
+    }
+
+    fn end(&mut self, ending: Ending) {
+        // What was said first counts.
+        let _ = self.shared.ending.set(ending);
         self.wake = None;
         if let Some(thread) = self.uploader.take()
             && thread.join().is_err()
@@ -177,8 +211,8 @@ impl Spool {
 /// Opened for nothing: it does not go on uploading beside the next one in its place.
 impl Drop for Spool {
     fn drop(&mut self) {
-        self.shared.ending.store(true, Ordering::Relaxed);
-        self.shared.dropped.store(true, Ordering::Relaxed);
+        // One that has ended stays as it is.
+        let _ = self.shared.ending.set(Ending::Now);
     }
 }
 
@@ -186,6 +220,16 @@ impl Segment {
     /// Bytes in it.
     pub fn length(&self) -> u64 {
         self.file.length()
+    }
+
+    /// Whether it begins with this.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn begins_with(&self, head: &str) -> io::Result<bool> {
+        let mut begin = Vec::new();
+        fs::File::open(&self.path)?.take(head.len() as u64).read_to_end(&mut begin)?;
+        Ok(begin == head.as_bytes())
     }
 
     /// Since it was opened.
@@ -199,8 +243,7 @@ fn segments(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in directory.read_dir()? {
         let path = entry?.path();
-        let number =
-            path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('-').next()?.parse().ok());
+        let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| number(name).0);
         if let (Some(number), Some("log")) = (number, path.extension().and_then(|extension| extension.to_str())) {
             found.push((number, path));
         }
@@ -209,10 +252,27 @@ fn segments(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+/// The number in a segment's name, and how many of its records have been dealt with.
+fn number(name: &str) -> (Option<u64>, usize) {
+    let number = name.split('-').next().unwrap_or_default();
+    let (number, done) = number.split_once('+').unwrap_or((number, "0"));
+    (number.parse().ok(), done.parse().unwrap_or(0))
+}
+
 /// The tag in a segment's name.
 fn tag(path: &Path) -> &str {
     let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
     name.split_once('-').map_or(name, |(_, tag)| tag)
+}
+
+/// Has a segment's name say how far it was sent, for whoever goes on with it.
+fn note_done(path: &mut PathBuf, done: usize) -> io::Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let (number, _) = number(name);
+    let noted = path.with_file_name(format!("{:016}+{done}-{}.log", number.unwrap_or(0), tag(path)));
+    fs::rename(&*path, &noted)?;
+    *path = noted;
+    Ok(())
 }
 
 /// The thread's own state.
@@ -226,46 +286,50 @@ struct Uploader {
 impl Uploader {
     fn run(mut self, woken: &Receiver<()>) {
         loop {
-            self.upload_all(woken);
+            if !self.upload_all(woken) {
+                return;
+            }
             match woken.recv_timeout(BACKOFF.1) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.upload_all(woken),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.upload_all(woken);
+                    return;
+                }
             }
         }
     }
 
-    /// Everything that waits, until it is gone or the controller ends.
-    fn upload_all(&mut self, woken: &Receiver<()>) {
+    /// Everything that waits, until it is gone. False: the thread ends before.
+    fn upload_all(&mut self, woken: &Receiver<()>) -> bool {
         loop {
             let waiting = match segments(&self.directory) {
                 Ok(waiting) => waiting,
                 Err(error) => {
                     tracing::error!(error = crate::error::one_line(&error), "cannot read the spool of flow logs");
-                    return;
+                    return true;
                 }
             };
             if waiting.is_empty() {
-                return;
+                return true;
             }
             for (_, path) in waiting {
-                if !self.upload_one(&path, woken) {
-                    return;
+                let leaves = matches!(self.shared.ending.get(), Some(Ending::Now));
+                if leaves || !self.upload_one(path, woken) {
+                    return false;
                 }
             }
         }
     }
 
-    /// False: the controller ends.
-    fn upload_one(&mut self, path: &Path, woken: &Receiver<()>) -> bool {
-        let mut ends = None;
+    /// False: the thread ends before.
+    fn upload_one(&mut self, mut path: PathBuf, woken: &Receiver<()>) -> bool {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let mut so_far = SoFar { done: number(name).1, refused: 0 };
         let backoff = ExponentialBuilder::new().with_min_delay(BACKOFF.0).with_max_delay(BACKOFF.1).with_jitter();
         let mut pauses = backoff.without_max_times().build();
         let mut said = false;
         loop {
-            if self.shared.dropped.load(Ordering::Relaxed) {
-                return false;
-            }
-            let failed = match self.attempt(path) {
+            let failed = match self.attempt(&mut path, &mut so_far) {
                 Ok(()) => {
                     if said {
                         tracing::info!("flow logs: {} takes records again", self.name);
@@ -278,25 +342,30 @@ impl Uploader {
                 tracing::warn!("flow logs: {} does not take records: {failed}; trying again", self.name);
                 said = true;
             }
-            if self.shared.ending.load(Ordering::Relaxed) {
-                let ends = *ends.get_or_insert_with(|| Instant::now() + LAST_ATTEMPTS);
-                if Instant::now() >= ends {
+            let pause = pauses.next().unwrap_or(BACKOFF.1);
+            self.pause(pause, woken);
+            match self.shared.ending.get() {
+                Some(Ending::Now) => return false,
+                Some(Ending::After(time)) if Instant::now() >= *time => {
                     tracing::warn!("flow logs: what {} has not taken stays in {}", self.name, self.directory.display());
                     return false;
                 }
+                _ => {}
             }
-            let pause = pauses.next().unwrap_or(BACKOFF.1);
-            self.pause(pause, woken);
         }
     }
 
-    /// Less when the controller ends.
+    /// Less when the thread ends.
     fn pause(&self, pause: Duration, woken: &Receiver<()>) {
         let until = Instant::now() + pause;
         while Instant::now() < until {
-            if self.shared.ending.load(Ordering::Relaxed) {
-                std::thread::sleep(BACKOFF.0.min(until.saturating_duration_since(Instant::now())));
-                return;
+            match self.shared.ending.get() {
+                Some(Ending::Now) => return,
+                Some(Ending::After(_)) => {
+                    std::thread::sleep(BACKOFF.0.min(until.saturating_duration_since(Instant::now())));
+                    return;
+                }
+                None => {}
             }
             if woken.recv_deadline(until) == Err(RecvTimeoutError::Disconnected) {
                 std::thread::sleep(Duration::from_millis(10));
@@ -304,23 +373,30 @@ impl Uploader {
         }
     }
 
-    fn attempt(&mut self, path: &Path) -> Result<(), String> {
-        let lines = fs::read(path).map_err(|error| error.to_string())?;
-        match self.upload.upload(tag(path), &lines) {
-            Ok(refused) => {
-                if refused > 0 {
-                    tracing::error!("flow logs: {} has refused {refused} records", self.name);
-                    self.shared.given_up.fetch_add(refused, Ordering::Relaxed);
+    fn attempt(&mut self, path: &mut PathBuf, so_far: &mut SoFar) -> Result<(), String> {
+        let lines = fs::read(&*path).map_err(|error| error.to_string())?;
+        let before = so_far.done;
+        let sent = self.upload.upload(tag(path), &lines, so_far);
+        let refused = std::mem::take(&mut so_far.refused);
+        if refused > 0 {
+            tracing::error!("flow logs: {} has refused {refused} records", self.name);
+            self.shared.given_up.fetch_add(refused, Ordering::Relaxed);
+        }
+        match sent {
+            Ok(()) => {}
+            Err(Failed::Again(why)) => {
+                if so_far.done > before {
+                    note_done(path, so_far.done).map_err(|error| format!("{why}; and {error}"))?;
                 }
+                return Err(why);
             }
-            Err(Failed::Again(why)) => return Err(why),
             Err(Failed::Never(why)) => {
-                let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+                let count = self.upload.records(&lines).saturating_sub(so_far.done as u64);
                 tracing::error!("flow logs: {} will never take {count} records: {why}", self.name);
                 self.shared.given_up.fetch_add(count, Ordering::Relaxed);
             }
         }
-        fs::remove_file(path).map_err(|error| format!("cannot delete {}: {error}", path.display()))?;
+        fs::remove_file(&*path).map_err(|error| format!("cannot delete {}: {error}", path.display()))?;
         self.shared.waiting.fetch_sub(lines.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -349,16 +425,23 @@ mod tests {
     }
 
     impl Upload for Service {
-        fn upload(&mut self, tag: &str, lines: &[u8]) -> Result<u64, Failed> {
+        fn upload(&mut self, tag: &str, lines: &[u8], so_far: &mut SoFar) -> Result<(), Failed> {
             let mut service = self.0.lock().expect("no test panics with it");
             if !service.0 {
                 return Err(Failed::Again("down".to_owned()));
             }
+            if lines.starts_with(b"halves") && so_far.done == 0 {
+                *so_far = SoFar { done: 1, refused: 1 };
+                service.0 = false;
+                return Err(Failed::Again("down in the middle".to_owned()));
+            }
+            let lines: Vec<_> = lines.split_inclusive(|byte| *byte == b'\n').skip(so_far.done).collect();
+            let lines = lines.concat();
             if lines.starts_with(b"bad") {
                 return Err(Failed::Never("bad".to_owned()));
             }
-            service.1.push((tag.to_owned(), String::from_utf8_lossy(lines).into_owned()));
-            Ok(0)
+            service.1.push((tag.to_owned(), String::from_utf8_lossy(&lines).into_owned()));
+            Ok(())
         }
     }
 
@@ -382,6 +465,48 @@ mod tests {
         assert_eq!(service.taken(), [pair("a", "one\n"), pair("c", "three\n")]);
         assert_eq!((spool.given_up(), spool.given_up()), (1, 0));
         assert!(segments(directory.path()).expect("a directory").is_empty());
+    }
+
+    #[test]
+    fn one_that_leaves_waits_for_nothing_and_another_goes_on() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let service = Service::default();
+        let mut spool = open(directory.path(), &service);
+        let (mut segment, _) = spool.segment("current").expect("a file");
+        spool.append(&mut segment, b"one\n").expect("room");
+        spool.close(&mut segment, "a").expect("room");
+        spool.append(&mut segment, b"two\n").expect("room");
+        let begun = Instant::now();
+        spool.leave();
+        assert!(begun.elapsed() < LAST_ATTEMPTS);
+        drop((spool, segment));
+        let mut spool = open(directory.path(), &service);
+        let (mut segment, _) = spool.segment("current").expect("a file");
+        spool.close(&mut segment, "b").expect("room");
+        service.set_up(true);
+        spool.finish();
+        let pair = |tag: &str, lines: &str| (tag.to_owned(), lines.to_owned());
+        assert_eq!(service.taken(), [pair("a", "one\n"), pair("b", "two\n")]);
+    }
+
+    #[test]
+    fn what_was_sent_in_part_is_gone_on_with_by_the_next_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let service = Service::default();
+        service.set_up(true);
+        let mut spool = open(directory.path(), &service);
+        let (mut segment, _) = spool.segment("current").expect("a file");
+        spool.append(&mut segment, b"halves\nrest\n").expect("room");
+        spool.close(&mut segment, "eth0-1.100").expect("room");
+        let name = || segments(directory.path()).expect("a directory")[0].1.file_name().map(ToOwned::to_owned);
+        while name().is_none_or(|name| name != "0000000000000000+1-eth0-1.100.log") {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        spool.leave();
+        assert_eq!(spool.given_up(), 1);
+        service.set_up(true);
+        open(directory.path(), &service).finish();
+        assert_eq!(service.taken(), [("eth0-1.100".to_owned(), "rest\n".to_owned())]);
     }
 
     #[test]

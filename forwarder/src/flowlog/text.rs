@@ -18,6 +18,11 @@ pub trait Lines: Send {
         0
     }
 
+    /// See [`Sink::leave`].
+    fn leave(&mut self) -> u64 {
+        self.poll(true)
+    }
+
     /// Bytes that wait on disk for a service; `None`: nothing ever does.
     fn waiting(&self) -> Option<u64> {
         None
@@ -84,6 +89,10 @@ impl<L: Lines> Sink for Text<L> {
 
     fn poll(&mut self, finish: bool) -> u64 {
         self.lines.poll(finish)
+    }
+
+    fn leave(&mut self) -> u64 {
+        self.lines.leave()
     }
 
     fn waiting(&self) -> Option<u64> {

@@ -89,6 +89,11 @@ impl Format {
         line
     }
 
+    /// The format that a header line, with or without its end, names the fields of. `None`: it is no header.
+    pub fn of_header(line: &str) -> Option<Self> {
+        line.trim_end_matches('\n').split(' ').map(Field::named).collect::<Option<_>>().map(Self::of)
+    }
+
     /// Appends a record of an interface as a line, its end included.
     pub fn write(&self, out: &mut Vec<u8>, record: &Record<'_>, interface: &Interface, names: &Interfaces) {
         let (span, status) = match record {
@@ -318,6 +323,9 @@ mod tests {
         let format = Format::parse("${version} ${az-id}  ${rtt-src}").expect("a format");
         assert_eq!((format.version, format.text().as_str()), (4, "${version} ${az-id} ${rtt-src}"));
         assert_eq!(format.header(), "version az-id rtt-src\n");
+        assert_eq!(Format::of_header(&format.header()), Some(format));
+        assert_eq!(Format::of_header("version az-id 7"), None);
+        assert_eq!(Format::of_header(""), None);
         assert_eq!(Format::parse(&Format::default().text()), Ok(Format::default()));
         assert_eq!(Format::parse(" "), Err(FormatError::Empty));
         assert_eq!(Format::parse("srcaddr"), Err(FormatError::NotAField("srcaddr".to_owned())));
