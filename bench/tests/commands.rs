@@ -141,7 +141,7 @@ fn prog_measures_every_path() -> Result<()> {
     let ran = bench(&["prog", "--flows", "256", "--rounds", "1"], out.path())?;
     ensure!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     let report = Report::read(&out.path().join("report.json"))?;
-    ensure!(values(&report, "path").len() == 26, "{:?}", values(&report, "path"));
+    ensure!(values(&report, "path").len() == 27, "{:?}", values(&report, "path"));
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //! takes over the tuple of a closing one, and when who is said to have reset a connection goes on with it. An entry's `watch` byte names the TCP flags that would add something; all other
 //! packets never come here. RFC 6146 §3.5.2 and RFC 7857 §2 for TCP; AWS's ENI timers for the rest.
 
-use crate::abi::{Birth, FlowEntry, FlowKey, Side, Ticks, status};
+use crate::abi::{Birth, FlowEntry, FlowKey, Ticks, status};
 use crate::sequence;
 use crate::tables::FlowTable;
 use crate::wire::protocol;
@@ -136,16 +136,16 @@ pub(crate) fn note<K: FlowKey, T: FlowTable<K>>(
         return Change::Kept;
     }
     let reopens = is_reopening(signal, bits);
-    if reopens || is_said_to_be_new(key.side(), signal, bits) {
-        for (key, is_own) in [(key, true), (&key.partner(entry), false)] {
-            let Some(birth) = tables.birth(key) else { continue };
-            if reopens {
-                birth.since.store(now);
-            }
-            if !(reopens && is_own) {
-                birth.forget_place();
-            }
+    if reopens && let Some(birth) = tables.birth(key) {
+        birth.since.store(now);
+    }
+    if (reopens || is_said_to_be_new(signal, bits))
+        && let Some(birth) = tables.birth(&key.partner(entry))
+    {
+        if reopens {
+            birth.since.store(now);
         }
+        birth.forget_place();
     }
     if reopens {
         reopen(entry, partner);
@@ -155,14 +155,12 @@ pub(crate) fn note<K: FlowKey, T: FlowTable<K>>(
     Change::Kept
 }
 
-/// Whether the inside says that a connection begins which to us is open: one end, or both, have lost it and use the tuple
-/// again. What is known of the sequence space is of no use then, and resets are believed until the sweeper has asked again.
-/// Not when the outside says so: whoever invents resets could say it first.
+/// Whether one end begins a connection which to us is open: it has lost it, or both have, and the tuple is used again. Then the
+/// other end may stand anywhere, and its resets are believed until it is placed again. Not the sender's own: whoever invents
+/// resets could send this first.
 #[inline(always)]
-fn is_said_to_be_new(side: u8, signal: u8, bits: u32) -> bool {
-    (side == Side::Inside as u8 || bits & status::SOURCE_NAT != 0)
-        && signal & (SYN | RST) == SYN
-        && bits & (status::ESTABLISHED | status::RESET) == status::ESTABLISHED
+fn is_said_to_be_new(signal: u8, bits: u32) -> bool {
+    signal & (SYN | RST) == SYN && bits & (status::ESTABLISHED | status::RESET) == status::ESTABLISHED
 }
 
 #[inline(always)]
@@ -281,7 +279,7 @@ fn reopen(entry: &FlowEntry, partner: &FlowEntry) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::{FlowKey4, SharedU32};
+    use crate::abi::{FlowKey4, SharedU32, Side};
     use crate::sim::Sim;
     use State::{Closing, Established, HalfClosed, Opening, Unreplied};
 
@@ -397,22 +395,20 @@ mod tests {
     }
 
     #[test]
-    fn who_is_inside_may_begin_again_on_a_tuple_that_is_open() {
-        let place = |dialogue: &Dialogue, key| {
-            let birth = dialogue.sim.flows4.birth(&key).expect("the connection is there");
-            birth.set_place(7);
-            birth.is_placed()
-        };
+    fn who_begins_again_on_an_open_tuple_makes_the_other_ends_place_unknown() {
         let dialogue = open();
-        let (inside, outside) = (dialogue.key, dialogue.key.reversed(Side::Outside as u8));
-        assert!(place(&dialogue, inside) && place(&dialogue, outside));
-        let placed = |dialogue: &Dialogue| {
-            [inside, outside].map(|key| dialogue.sim.flows4.birth(&key).is_some_and(Birth::is_placed))
+        let keys = [dialogue.key, dialogue.key.reversed(Side::Outside as u8)];
+        let births = |dialogue: &Dialogue| {
+            keys.map(|key| dialogue.sim.flows4.birth(&key).expect("the connection is there").clone())
         };
-        let dialogue = dialogue.hears(SYN, Established);
-        assert_eq!(placed(&dialogue), [true; 2], "the outside could say so only to have its resets believed");
+        for key in keys {
+            dialogue.sim.flows4.birth(&key).expect("the connection is there").set_place(7);
+        }
+        let placed = |dialogue: &Dialogue| births(dialogue).map(|birth| birth.is_placed());
         let dialogue = dialogue.says(SYN, Established);
-        assert_eq!(placed(&dialogue), [false; 2]);
+        assert_eq!(placed(&dialogue), [true, false]);
+        let dialogue = dialogue.hears(SYN | ACK, Established);
+        assert_eq!(placed(&dialogue), [false, false], "a SYN-ACK says so of the originator");
     }
 
     #[test]
