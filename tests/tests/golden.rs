@@ -4,23 +4,18 @@
 //! `golden_sim` needs nothing. `golden_kernel` needs root; it works in a namespace of its own.
 
 mod golden {
-    pub mod body;
-    pub mod case;
     pub mod cases;
     pub mod kernel;
     pub mod pair;
     pub mod play;
-    pub mod script;
-    pub mod sim_body;
-    pub mod world;
 }
 
 use anyhow::{Result, ensure};
+use forwarder_golden::body::run;
+use forwarder_golden::sim_body::SimBody;
 use forwarder_kit::Netns;
-use golden::body::run;
 use golden::kernel::{KernelBody, furnish};
 use golden::pair::Pair;
-use golden::sim_body::SimBody;
 
 #[test]
 fn golden_sim() {

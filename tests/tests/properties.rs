@@ -3,24 +3,14 @@
 //!
 //! More cases than the default: `PROPTEST_CASES=100000 cargo test -p forwarder-tests --release --test properties`.
 
-#[allow(dead_code, reason = "shared with the golden cases, which use more of it")]
-mod golden {
-    pub mod body;
-    pub mod case;
-    pub mod laws;
-    pub mod script;
-    pub mod sim_body;
-    pub mod world;
-}
-
 use forwarder_ebpf::conntrack::State;
 use forwarder_ebpf::sim::Sim;
 use forwarder_ebpf::verdict::{Drop, Verdict};
+use forwarder_golden::body::{Body, Flows};
+use forwarder_golden::sim_body::SimBody;
+use forwarder_golden::world::{CLIENT, CLIENT6, IN, OUT, PUBLIC, Port, SECOND, SERVER, World, arriving};
 use forwarder_kit::Packet;
 use forwarder_kit::packet::{Summary, flag, fragment, verify_checksums};
-use golden::body::{Body, Flows};
-use golden::sim_body::SimBody;
-use golden::world::{CLIENT, CLIENT6, IN, OUT, PUBLIC, Port, SECOND, SERVER, World, arriving};
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -73,7 +63,7 @@ proptest! {
     /// No bytes panic, loop, lose a count, break a pair or spoil a checksum.
     #[test]
     fn the_laws_hold_for_any_script(script in prop::collection::vec(any::<u8>(), 0..600)) {
-        golden::laws::hold(&script).map_err(TestCaseError::fail)?;
+        forwarder_golden::laws::hold(&script).map_err(TestCaseError::fail)?;
     }
 
     /// What the controller tells the sender of a frame that has waited in vain is what the datapath would.
@@ -98,7 +88,7 @@ proptest! {
         let sim = World::default().sim();
         let mut frame = frame;
         let ether_type = if v6 { [0x86, 0xdd] } else { [8, 0] };
-        let header = [&golden::world::Port::of(IN).mac(1)[..], &[2; 6], &ether_type].concat();
+        let header = [&forwarder_golden::world::Port::of(IN).mac(1)[..], &[2; 6], &ether_type].concat();
         if ours && frame.len() >= header.len() {
             frame[..14].copy_from_slice(&header);
         }
@@ -198,7 +188,7 @@ fn outside_is_distinct(sim: &Sim) -> Result<(), TestCaseError> {
     let copied = |(key, entry): (_, &forwarder_ebpf::abi::FlowEntry)| (key, entry.clone());
     let flows = Flows { v4: sim.flows4.all().into_iter().map(copied).collect(), ..Flows::default() };
     flows.check_pairs().map_err(TestCaseError::fail)?;
-    golden::laws::distinct_outside(&flows).map_err(TestCaseError::fail)?;
+    forwarder_golden::laws::distinct_outside(&flows).map_err(TestCaseError::fail)?;
     let lost = flows.lines().into_iter().find(|line| line.contains("lost"));
     prop_assert!(lost.is_none(), "{lost:?}");
     Ok(())
@@ -219,4 +209,19 @@ fn in_a_crowded_table_every_port_is_found() {
         }
     }
     assert!(sim.flows4.all().len() > usize::from(ROOM) * 99 / 100);
+}
+
+/// What the fuzzer has found, or was given to begin with.
+#[test]
+fn the_corpus_holds() -> std::io::Result<()> {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/pipeline");
+    let mut played = 0;
+    for file in std::fs::read_dir(corpus)? {
+        let path = file?.path();
+        forwarder_golden::laws::hold(&std::fs::read(&path)?)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        played += 1;
+    }
+    assert!(played >= 8, "{played} files");
+    Ok(())
 }

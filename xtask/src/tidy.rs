@@ -6,7 +6,7 @@
 //! | no `aya_ebpf` (nor `aya_log_ebpf`) | `forwarder-ebpf/src/bpf` |
 //! | no `unsafe` | all of them, `forwarder-ebpf/src/abi` |
 //! | a file opens with `//!`, attributes may precede it | |
-//! | a file has at most 400 lines before its unit tests, a function 50 | unit tests, `tests/` but for `tests/kit` |
+//! | a file has at most 400 lines before its unit tests, a function 50 | unit tests, `tests/` but for its libraries |
 //! | no to-do notes, no `todo!`, no `unimplemented!`, no test ignored without a reason | |
 //!
 //! Text in comments and strings is not code, and the other way round. Everything found is printed, then it fails.
@@ -79,7 +79,8 @@ fn check(path: &Path, text: &str) -> Vec<Problem> {
     let mut problems = fences(path, &source);
     problems.extend(opening(text));
     problems.extend(leftovers(&source));
-    if !path.starts_with("tests") || path.starts_with("tests/kit") {
+    let is_library = path.starts_with("tests/kit") || path.starts_with("tests/golden");
+    if !path.starts_with("tests") || is_library {
         problems.extend(sizes(&source));
     }
     problems.sort_by_key(|problem| problem.line);

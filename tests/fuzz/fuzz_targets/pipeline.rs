@@ -1,5 +1,5 @@
-//! Any bytes as a script of frames and changes, and the laws that must hold for it: the same two files that the property
-//! tests use (`tests/tests/golden/{script,laws}.rs`).
+//! Any bytes as a script of frames and changes, and the laws that must hold for it: the same that the property tests use
+//! (`tests/golden`); they also play the corpus.
 //!
 //! ```text
 //! cargo +nightly fuzz run --fuzz-dir tests/fuzz --features libfuzzer pipeline      find something
@@ -8,19 +8,10 @@
 //! A crash becomes a row of the golden table with a sentence that says what went wrong.
 #![cfg_attr(feature = "libfuzzer", no_main)]
 
-#[allow(dead_code, reason = "shared with the golden cases, which use more of it")]
-#[path = "../../tests/golden"]
-mod golden {
-    pub mod body;
-    pub mod case;
-    pub mod laws;
-    pub mod script;
-    pub mod sim_body;
-    pub mod world;
-}
+use forwarder_golden::laws;
 
 #[cfg(feature = "libfuzzer")]
-libfuzzer_sys::fuzz_target!(|script: &[u8]| golden::laws::hold(script).expect("a law is broken"));
+libfuzzer_sys::fuzz_target!(|script: &[u8]| laws::hold(script).expect("a law is broken"));
 
 /// Plays every file, and every file of every directory, that is named.
 #[cfg(not(feature = "libfuzzer"))]
@@ -31,7 +22,7 @@ fn main() -> std::io::Result<()> {
             false => vec![path],
         };
         for file in files {
-            let held = golden::laws::hold(&std::fs::read(&file)?);
+            let held = laws::hold(&std::fs::read(&file)?);
             held.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
             println!("{}: holds", file.display());
         }

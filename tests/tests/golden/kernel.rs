@@ -1,13 +1,13 @@
 //! The loaded BPF programs as a body, run frame by frame with `BPF_PROG_TEST_RUN` in a namespace that has the world's
 //! interfaces, neighbours and routes. Nothing is attached and nothing is sent.
 
-use crate::golden::body::{Action, Body, Flows, Sent, measured};
-use crate::golden::case::Change;
-use crate::golden::world::{CAPACITY, PORTS, Port, ROUTES, STATIONS, Way, World, compiled};
 use anyhow::{Context, Result, bail};
 use forwarder::datapath::{Datapath, Element, FlowTable, HeldFrames, Key, LoadOptions, Seen, Table, Value};
 use forwarder_ebpf::abi::{Counter, FlowEntry, MAX_IFACES, Ticks, status};
 use forwarder_ebpf::tables::Fate;
+use forwarder_golden::body::{Action, Body, Flows, Sent, measured};
+use forwarder_golden::case::Change;
+use forwarder_golden::world::{CAPACITY, PORTS, Port, ROUTES, STATIONS, Way, World, compiled};
 use forwarder_kit::Netns;
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,9 +1,9 @@
 //! Two bodies side by side. Cases are judged by the second; where the first does otherwise, that is noted.
 
-use crate::golden::body::{Body, Flows, Sent};
-use crate::golden::case::Change;
-use crate::golden::world::World;
 use forwarder_ebpf::abi::{Counter, Ticks};
+use forwarder_golden::body::{Body, Flows, Sent};
+use forwarder_golden::case::Change;
+use forwarder_golden::world::World;
 use forwarder_kit::packet::describe;
 use std::cell::{Cell, RefCell};
 use std::fmt::Debug;

@@ -1,11 +1,11 @@
 //! Scripts for two bodies that must not differ. Nothing in them depends on chance or time: there is one public port, and
 //! nobody waits long.
 
-use crate::golden::body::Body;
-use crate::golden::case::Change;
-use crate::golden::script::{Event, Script};
-use crate::golden::world::{IN, PORTS, World};
 use forwarder_ebpf::abi::Control;
+use forwarder_golden::body::Body;
+use forwarder_golden::case::Change;
+use forwarder_golden::script::{Event, Script};
+use forwarder_golden::world::{IN, PORTS, World};
 use forwarder_kit::packet::ETHERNET;
 
 /// Bytes of a script.

@@ -1,8 +1,8 @@
 //! ICMP errors that we send: what they say, what they quote, and when there are none.
 
-use crate::golden::case::{Case, case, error_to, out, out6, quoted};
-use crate::golden::world::{CLIENT, CLIENT6, IN, OUT, PUBLIC, SERVER, SERVER6, World, arriving, leaving};
 use forwarder_ebpf::verdict::Drop;
+use forwarder_golden::case::{Case, case, error_to, out, out6, quoted};
+use forwarder_golden::world::{CLIENT, CLIENT6, IN, OUT, PUBLIC, SERVER, SERVER6, World, arriving, leaving};
 use forwarder_kit::Packet;
 use forwarder_kit::packet::fragment;
 

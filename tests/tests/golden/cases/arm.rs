@@ -1,8 +1,8 @@
 //! One interface that serves both sides: who is inside, the source address says.
 
-use crate::golden::case::{Case, case, error_to, quoted};
-use crate::golden::world::{ARM, ARM_PUBLIC, ARM_SERVER, GUEST, World, arriving, leaving};
 use forwarder_ebpf::verdict::Drop;
+use forwarder_golden::case::{Case, case, error_to, quoted};
+use forwarder_golden::world::{ARM, ARM_PUBLIC, ARM_SERVER, GUEST, World, arriving, leaving};
 use forwarder_kit::Packet;
 use forwarder_kit::packet::flag::{ACK, RST, SYN};
 

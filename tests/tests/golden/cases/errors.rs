@@ -1,8 +1,8 @@
 //! ICMP errors that others send about flows of ours: translated outside and inside, with their flow or nowhere.
 
-use crate::golden::case::{Case, case, out, out6};
-use crate::golden::world::{CLIENT, CLIENT6, IN, OUT, PUBLIC, SECOND, SERVER, SERVER6, arriving, leaving};
 use forwarder_ebpf::verdict::{Drop, Pass};
+use forwarder_golden::case::{Case, case, out, out6};
+use forwarder_golden::world::{CLIENT, CLIENT6, IN, OUT, PUBLIC, SECOND, SERVER, SERVER6, arriving, leaving};
 use forwarder_kit::Packet;
 use forwarder_kit::packet::flag::SYN;
 use forwarder_kit::packet::{protocol, quote};
@@ -90,7 +90,7 @@ fn about_pings() -> [Case; 1] {
     let come = leaving(IN, SERVER, CLIENT).echo_reply(77, 1).payload_of(9);
     let sent = Packet::between(SERVER, PUBLIC).ttl(63).echo_reply(6000, 1).payload_of(9);
     [case("an error about a ping's answer, whose identifier changed, leaves as it was outside")
-        .world(crate::golden::world::World::default().ports(6000, 6000))
+        .world(forwarder_golden::world::World::default().ports(6000, 6000))
         .forwards(IN, out().echo_request(77, 1), OUT, leaving(OUT, PUBLIC, SERVER).echo_request(6000, 1))
         .forwards(OUT, arriving(OUT, SERVER, PUBLIC).echo_reply(6000, 1).payload_of(9), IN, come.clone())
         .forwards(

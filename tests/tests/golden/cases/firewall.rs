@@ -1,12 +1,12 @@
 //! Rules: what they look at, what becomes of those they refuse, and what a new policy does to live flows.
 
-use crate::golden::case::{Case, Change, case, error_to, out, out6, quoted};
-use crate::golden::world::{
+use forwarder_ebpf::abi::firewall::{RuleAction, switch};
+use forwarder_ebpf::verdict::{Drop, Pass};
+use forwarder_golden::case::{Case, Change, case, error_to, out, out6, quoted};
+use forwarder_golden::world::{
     ARM, ARM_PUBLIC, ARM_SERVER, CLIENT, CLIENT6, GUEST, IN, OTHER, OUT, PUBLIC, SECOND, SERVER, SERVER6, World,
     arriving, leaving,
 };
-use forwarder_ebpf::abi::firewall::{RuleAction, switch};
-use forwarder_ebpf::verdict::{Drop, Pass};
 use forwarder_kit::Packet;
 use forwarder_kit::packet::flag::{ACK, FIN, PSH, RST, SYN, URG};
 use forwarder_kit::packet::fragment;

@@ -1,8 +1,8 @@
 //! Who may begin a flow, and what can happen to the table of them.
 
-use crate::golden::case::{Case, Change, case, error_to, out, out6, quoted};
-use crate::golden::world::{CAPACITY, CLIENT, CLIENT6, IN, OUT, PUBLIC, SERVER, SERVER6, World, arriving, leaving};
 use forwarder_ebpf::verdict::Drop;
+use forwarder_golden::case::{Case, Change, case, error_to, out, out6, quoted};
+use forwarder_golden::world::{CAPACITY, CLIENT, CLIENT6, IN, OUT, PUBLIC, SERVER, SERVER6, World, arriving, leaving};
 use forwarder_kit::packet::flag::{ACK, SYN};
 
 pub fn cases() -> Vec<Case> {

@@ -1,8 +1,8 @@
 //! Fragments: the first names the flow, the others follow it.
 
-use crate::golden::case::{Case, back6, case, out, out6};
-use crate::golden::world::{CLIENT, CLIENT6, IN, OUT, PUBLIC, SERVER, SERVER6, World, arriving, leaving};
 use forwarder_ebpf::verdict::{Drop, Pass};
+use forwarder_golden::case::{Case, back6, case, out, out6};
+use forwarder_golden::world::{CLIENT, CLIENT6, IN, OUT, PUBLIC, SERVER, SERVER6, World, arriving, leaving};
 use forwarder_kit::Packet;
 use forwarder_kit::packet::{fragment, protocol};
 

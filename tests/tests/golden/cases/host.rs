@@ -1,8 +1,8 @@
 //! What is not ours to forward, and what nobody should.
 
-use crate::golden::case::{Case, case, out, out6};
-use crate::golden::world::{CLIENT, CLIENT6, IN, OTHER, OUT, PUBLIC, SERVER, SERVER6, arriving};
 use forwarder_ebpf::verdict::{Drop, Pass};
+use forwarder_golden::case::{Case, case, out, out6};
+use forwarder_golden::world::{CLIENT, CLIENT6, IN, OTHER, OUT, PUBLIC, SERVER, SERVER6, arriving};
 use forwarder_kit::Packet;
 use forwarder_kit::packet::flag::SYN;
 use forwarder_kit::packet::protocol;

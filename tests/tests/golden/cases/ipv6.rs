@@ -1,8 +1,8 @@
 //! IPv6: stateful, never translated.
 
-use crate::golden::case::{Case, back6, case, out6};
-use crate::golden::world::{CLIENT6, IN, OUT, SERVER6, World, leaving};
 use forwarder_ebpf::verdict::Drop;
+use forwarder_golden::case::{Case, back6, case, out6};
+use forwarder_golden::world::{CLIENT6, IN, OUT, SERVER6, World, leaving};
 use forwarder_kit::Packet;
 use forwarder_kit::packet::flag::{ACK, RST, SYN};
 use forwarder_kit::packet::protocol;

@@ -13,7 +13,7 @@ mod protocols;
 mod routes;
 mod tcp;
 
-use crate::golden::case::Case;
+use forwarder_golden::case::Case;
 
 /// All of them.
 pub fn all() -> Vec<Case> {

@@ -1,8 +1,8 @@
 //! Source NAT: which address and port a flow gets, and what happens when there is none.
 
-use crate::golden::case::{Case, case, error_to, out, quoted};
-use crate::golden::world::{CLIENT, IN, OUT, PUBLIC, SECOND, SERVER, World, arriving, leaving};
 use forwarder_ebpf::verdict::Drop;
+use forwarder_golden::case::{Case, case, error_to, out, quoted};
+use forwarder_golden::world::{CLIENT, IN, OUT, PUBLIC, SECOND, SERVER, World, arriving, leaving};
 use forwarder_kit::Packet;
 use forwarder_kit::packet::flag::{RST, SYN};
 

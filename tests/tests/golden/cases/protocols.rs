@@ -1,8 +1,8 @@
 //! What goes through NAT beside plain UDP and TCP, and the packets with something unusual about them.
 
-use crate::golden::case::{Case, case, error_to, out, quoted};
-use crate::golden::world::{CLIENT, IN, OUT, PUBLIC, SECOND, SERVER, arriving, leaving, v4};
 use forwarder_ebpf::verdict::Drop;
+use forwarder_golden::case::{Case, case, error_to, out, quoted};
+use forwarder_golden::world::{CLIENT, IN, OUT, PUBLIC, SECOND, SERVER, arriving, leaving, v4};
 use forwarder_kit::Packet;
 use forwarder_kit::packet::flag::SYN;
 use forwarder_kit::packet::protocol;
@@ -22,7 +22,7 @@ pub fn cases() -> Vec<Case> {
                 "icmp 10.0.1.11:4078 > 203.0.113.10 as 198.51.100.1:4078, unreplied, 1+0",
             ]),
         case("a low identifier is none of the range and becomes another")
-            .world(crate::golden::world::World::default().ports(6000, 6000))
+            .world(forwarder_golden::world::World::default().ports(6000, 6000))
             .forwards(IN, ask(out(), 77), OUT, ask(public(), 6000))
             .forwards(OUT, reply(answer(), 6000), IN, reply(client(), 77))
             .leaves(&["icmp 10.0.1.10:77 > 203.0.113.10 as 198.51.100.1:6000, established, 1+1"]),
@@ -30,7 +30,7 @@ pub fn cases() -> Vec<Case> {
             .drops(IN, reply(out(), 0), Drop::NoFlow)
             .forwards(IN, ask(out(), 0), OUT, ask(public(), 6000))
             .forwards(IN, reply(out(), 0), OUT, reply(public(), 0))
-            .world(crate::golden::world::World::default().ports(6000, 6000))
+            .world(forwarder_golden::world::World::default().ports(6000, 6000))
             .leaves(&["icmp 10.0.1.10 > 203.0.113.10 as 198.51.100.1:6000, unreplied, 2+0"]),
         case("a timestamp request is not forwarded").drops(IN, out().icmp(13, 0, 0), Drop::IcmpUnsupported),
         by_address(protocol::ESP, "ESP is translated by address", "50"),

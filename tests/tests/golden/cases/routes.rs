@@ -1,8 +1,8 @@
 //! What the kernel's routes say of a packet, and what their change does to a flow.
 
-use crate::golden::case::{Case, Change, case, error_to, out, out6, quoted};
-use crate::golden::world::{ARM, CLIENT, CLIENT6, IN, OTHER, OUT, PUBLIC, SERVER, SERVER6, Way, arriving, leaving};
 use forwarder_ebpf::verdict::{Drop, Pass};
+use forwarder_golden::case::{Case, Change, case, error_to, out, out6, quoted};
+use forwarder_golden::world::{ARM, CLIENT, CLIENT6, IN, OTHER, OUT, PUBLIC, SERVER, SERVER6, Way, arriving, leaving};
 use forwarder_kit::Packet;
 
 const QUOTE4: usize = 576 - 20 - 8;

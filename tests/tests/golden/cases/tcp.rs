@@ -1,8 +1,8 @@
 //! The life of a TCP connection, seen from its middle.
 
-use crate::golden::case::{Case, case, out, out6};
-use crate::golden::world::{CLIENT, CLIENT6, IN, OUT, PUBLIC, SERVER, SERVER6, World, arriving, leaving};
 use forwarder_ebpf::verdict::Drop;
+use forwarder_golden::case::{Case, case, out, out6};
+use forwarder_golden::world::{CLIENT, CLIENT6, IN, OUT, PUBLIC, SERVER, SERVER6, World, arriving, leaving};
 use forwarder_kit::Packet;
 use forwarder_kit::packet::flag::{ACK, FIN, PSH, RST, SYN};
 

@@ -1,9 +1,9 @@
 //! Any bytes as a play of frames and changes in the world of the golden cases. Fuzzer and property tests share it: the one
 //! mutates bytes, the other draws them. Most of what is read makes sense, so that flows come to be; the rest does not.
 
-use crate::golden::case::Change;
-use crate::golden::world::{ARM, ARM_PUBLIC, ARM_SERVER, CLIENT, CLIENT6, GUEST, IN, OTHER, OUT, PUBLIC, Port};
-use crate::golden::world::{SECOND, SERVER, SERVER6, Way, arriving};
+use crate::case::Change;
+use crate::world::{ARM, ARM_PUBLIC, ARM_SERVER, CLIENT, CLIENT6, GUEST, IN, OTHER, OUT, PUBLIC, Port};
+use crate::world::{SECOND, SERVER, SERVER6, Way, arriving};
 use forwarder_ebpf::abi::Control;
 use forwarder_ebpf::tables::Fate;
 use forwarder_kit::Packet;
@@ -27,10 +27,12 @@ pub struct Script<'a> {
 }
 
 impl<'a> Script<'a> {
+    /// A script of these bytes.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 
+    /// Whether all of them were read.
     pub fn is_over(&self) -> bool {
         self.bytes.is_empty()
     }

@@ -1,10 +1,10 @@
 //! What holds whatever comes: laws that are checked after every frame of a script.
 
-use crate::golden::body::{Body, Flows};
-use crate::golden::case::Change;
-use crate::golden::script::{Event, Script};
-use crate::golden::sim_body::SimBody;
-use crate::golden::world::{IN, PORTS, World};
+use crate::body::{Body, Flows};
+use crate::case::Change;
+use crate::script::{Event, Script};
+use crate::sim_body::SimBody;
+use crate::world::{IN, PORTS, World};
 use forwarder_ebpf::abi::{FlowKey, FlowKey4, OUTCOMES, status};
 use forwarder_ebpf::verdict::{Drop, Verdict};
 use forwarder_kit::packet::{describe, verify_checksums};

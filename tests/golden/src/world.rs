@@ -27,29 +27,45 @@ pub const ARM: u32 = 13;
 /// Interface index of the one that is not served.
 pub const OTHER: u32 = 14;
 
+/// Inside; its neighbour has station 0x10.
 pub const CLIENT: &str = "10.0.1.10";
+/// Another one inside.
 pub const SECOND: &str = "10.0.1.11";
+/// Address of `OUT`, to which the inside is translated.
 pub const PUBLIC: &str = "198.51.100.1";
+/// Somebody out in the world.
 pub const SERVER: &str = "203.0.113.10";
+/// `CLIENT`, IPv6.
 pub const CLIENT6: &str = "2001:db8:1::10";
+/// `SERVER`, IPv6.
 pub const SERVER6: &str = "2001:db8:3::10";
+/// Behind the interface that serves both sides.
 pub const GUEST: &str = "172.31.0.10";
+/// Address of `ARM`.
 pub const ARM_PUBLIC: &str = "172.31.0.1";
+/// Out in the world behind `ARM`.
 pub const ARM_SERVER: &str = "192.0.2.10";
 
 /// One interface of ours.
 #[derive(Clone, Copy, Debug)]
 pub struct Port {
+    /// Interface index.
     pub ifindex: u32,
+    /// Name.
     pub name: &'static str,
+    /// Slot in counters.
     pub slot: u8,
+    /// `Side` that it serves, 0 for none.
     pub side: u8,
+    /// Address in a /24.
     pub address4: &'static str,
+    /// Address in a /64.
     pub address6: &'static str,
     /// Who sends and gets what comes from or goes to anybody not in `STATIONS`.
     pub router: u8,
 }
 
+/// The interfaces.
 pub const PORTS: [Port; 4] = [
     port(IN, "in0", Side::Inside as u8, ("10.0.1.1", "2001:db8:1::1"), 0x10),
     port(OUT, "out0", Side::Outside as u8, (PUBLIC, "2001:db8:2::1"), 0xfe),
@@ -63,6 +79,7 @@ const fn port(ifindex: u32, name: &'static str, side: u8, addresses: (&'static s
 }
 
 impl Port {
+    /// The interface with this index.
     pub fn of(ifindex: u32) -> Self {
         PORTS[(ifindex - IN) as usize]
     }
@@ -72,6 +89,7 @@ impl Port {
         [2, 0, 0, 0, self.slot + 1, station]
     }
 
+    /// What the controller writes of it.
     pub fn config(&self) -> IfaceConfig {
         IfaceConfig {
             mac: self.mac(1),
@@ -127,6 +145,7 @@ pub enum Way {
 }
 
 impl Way {
+    /// What the FIB answers.
     pub fn route(self) -> Route {
         match self {
             Self::Via(ifindex, mtu) => {
@@ -141,10 +160,15 @@ impl Way {
 /// What the controller has written before a case begins.
 #[derive(Clone, Debug)]
 pub struct World {
+    /// The switches.
     pub control: Control,
+    /// Interfaces by index.
     pub ifaces: Vec<(u32, IfaceConfig)>,
+    /// Source NAT rules.
     pub rules: Vec<NatRule>,
+    /// Their addresses.
     pub addresses: Vec<[u8; 4]>,
+    /// The host's own ports.
     pub host_ports: Vec<u16>,
     /// The firewall's rules, compiled.
     pub policy: Vec<Line>,
@@ -173,24 +197,29 @@ impl Default for World {
 }
 
 impl World {
+    /// With other switches.
     pub fn with(mut self, change: impl FnOnce(&mut Control)) -> Self {
         change(&mut self.control);
         self
     }
 
+    /// With this range of public ports.
     pub fn ports(self, first: u16, last: u16) -> Self {
         self.with(|control| (control.port_first, control.port_last) = (first, last))
     }
 
+    /// With nothing translated.
     pub fn without_nat(mut self) -> Self {
         (self.rules, self.addresses, self.control.nat_rules) = (vec![], vec![], 0);
         self
     }
 
+    /// With one more rule that translates.
     pub fn translate(self, from: &str, to: &str, addresses: &[&str]) -> Self {
         self.rule(from, to, NatAction::Translate, addresses)
     }
 
+    /// With one more rule that exempts.
     pub fn exempt(self, from: &str, to: &str) -> Self {
         self.rule(from, to, NatAction::Exempt, &[])
     }
@@ -205,11 +234,13 @@ impl World {
         self
     }
 
+    /// With a port that is the host's.
     pub fn host_port(mut self, port: u16) -> Self {
         self.host_ports.push(port);
         self
     }
 
+    /// With an interface that is different.
     pub fn iface(mut self, ifindex: u32, change: impl FnOnce(&mut IfaceConfig)) -> Self {
         let (_, config) = self.ifaces.iter_mut().find(|(index, _)| *index == ifindex).expect("an interface of ours");
         change(config);
@@ -295,10 +326,12 @@ fn masked(prefix: &str) -> ([u8; 4], [u8; 4]) {
     ((u32::from(address) & mask).to_be_bytes(), mask.to_be_bytes())
 }
 
+/// An IPv4 address of the world, in a key's order. Panics on any other text.
 pub fn v4(text: &str) -> [u8; 4] {
     text.parse::<Ipv4Addr>().expect("an IPv4 address").octets()
 }
 
+/// An IPv6 address of the world. Panics on any other text.
 pub fn v6(text: &str) -> [u8; 16] {
     text.parse::<Ipv6Addr>().expect("an IPv6 address").octets()
 }

@@ -1,7 +1,7 @@
 //! What a case is run through: the sim here, the loaded BPF programs in `kernel`. And the judge of what came of it.
 
-use crate::golden::case::{Case, Change, Step};
-use crate::golden::world::{Port, World};
+use crate::case::{Case, Change, Step};
+use crate::world::{Port, World};
 use forwarder_ebpf::abi::{Counter, FlowEntry, FlowKey, FlowKey4, FlowKey6, MAX_IFACES, OUTCOMES, RoundTrips, status};
 use forwarder_ebpf::abi::{Ticks, counter_index};
 use forwarder_ebpf::conntrack::State;
@@ -31,8 +31,11 @@ pub trait Body {
 /// What is done with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// The kernel gets it.
     Pass,
+    /// It ends here.
     Drop,
+    /// It leaves by another interface, or by the same.
     Redirect,
 }
 
@@ -50,14 +53,18 @@ impl From<Verdict> for Action {
 /// What came of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
+    /// What was done with it.
     pub action: Action,
+    /// What it was then.
     pub frame: Vec<u8>,
 }
 
 /// All flow entries.
 #[derive(Debug, Default)]
 pub struct Flows {
+    /// IPv4.
     pub v4: Vec<(FlowKey4, FlowEntry)>,
+    /// IPv6.
     pub v6: Vec<(FlowKey6, FlowEntry)>,
     /// Whether the round trip to the originator, and to the responder, was measured; of each entry, in their order. `None`:
     /// it had no handshake, or another one took its cell.

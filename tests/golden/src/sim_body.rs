@@ -1,14 +1,16 @@
 //! The sim as a body.
 
-use crate::golden::body::{Body, Flows, Sent, measured};
-use crate::golden::case::Change;
-use crate::golden::world::{World, compiled, set_route};
+use crate::body::{Body, Flows, Sent, measured};
+use crate::case::Change;
+use crate::world::{World, compiled, set_route};
 use forwarder_ebpf::abi::{Counter, FlowKey, Ticks, status};
 use forwarder_ebpf::sim::Sim;
 
 /// The sim, and its clock.
 pub struct SimBody {
+    /// The sim.
     pub sim: Sim,
+    /// Ticks.
     pub now: Ticks,
 }
 

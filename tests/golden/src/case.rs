@@ -1,6 +1,6 @@
 //! What a case is: a dialogue of frames and changes, each with what has to come of it, and the flows that are left.
 
-use crate::golden::world::{CLIENT, CLIENT6, IN, OUT, Port, SERVER, SERVER6, Way, World, arriving};
+use crate::world::{CLIENT, CLIENT6, IN, OUT, Port, SERVER, SERVER6, Way, World, arriving};
 use forwarder_ebpf::abi::{Control, Ticks};
 use forwarder_ebpf::verdict::{Drop, Pass, Verdict};
 use forwarder_kit::Packet;
@@ -20,7 +20,16 @@ pub struct Case {
 /// One thing that happens.
 pub enum Step {
     /// A frame comes in.
-    Frame { ingress: u32, frame: Vec<u8>, verdict: Verdict, out: Option<Vec<u8>> },
+    Frame {
+        /// Interface that it comes by.
+        ingress: u32,
+        /// Its bytes.
+        frame: Vec<u8>,
+        /// What has to be decided.
+        verdict: Verdict,
+        /// What it has to be then, if that matters.
+        out: Option<Vec<u8>>,
+    },
     /// Something around it changes.
     Change(Change),
     /// Time goes by.
