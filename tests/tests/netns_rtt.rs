@@ -22,6 +22,14 @@ in_both_shapes! {
     every_record_tells_both_round_trips
 }
 
+/// A directory, a log in it, and the lab that writes it; the lab goes first.
+fn logged(shape: Shape) -> Result<(tempfile::TempDir, Log, Lab)> {
+    let directory = tempfile::tempdir()?;
+    let log = Log::new(&directory.path().join("flow.log"), FORMAT);
+    let lab = Lab::with_config(Options { shape, ..Options::default() }, &format!("{SMALL_TABLE}{}", log.config()))?;
+    Ok((directory, log, lab))
+}
+
 /// Slow wires at both ends. Before that everybody's link-layer address is known: who waits for one is slower still.
 fn slow_down(lab: &Lab) -> Result<[SlowWire; 2]> {
     get_acquainted(lab)?;
@@ -45,9 +53,7 @@ fn is_about(rtt_us: u64, delay_ms: u64) -> bool {
 }
 
 fn every_record_tells_both_round_trips(shape: Shape) -> Result<()> {
-    let directory = tempfile::tempdir()?;
-    let log = Log::new(&directory.path().join("flow.log"), FORMAT);
-    let mut lab = Lab::with_config(Options { shape, ..Options::default() }, &format!("{SMALL_TABLE}{}", log.config()))?;
+    let (_directory, log, mut lab) = logged(shape)?;
     let _tcp = serve::tcp_echo(&lab.net.server, &[7], 2)?;
     let _udp = serve::udp_echo(&lab.net.server, &[9000])?;
     let _wires = slow_down(&lab)?;
@@ -131,9 +137,7 @@ fn datagram(lab: &Lab, family: Family) -> Result<()> {
 /// The cells are pinned: a controller that was killed, and one of the next version, still know of the connections that live.
 #[test]
 fn a_new_controller_knows_the_round_trips_of_old_connections() -> Result<()> {
-    let directory = tempfile::tempdir()?;
-    let log = Log::new(&directory.path().join("flow.log"), FORMAT);
-    let mut lab = Lab::with_config(Options::default(), &format!("{SMALL_TABLE}{}", log.config()))?;
+    let (_directory, log, mut lab) = logged(Shape::TwoArmed)?;
     let _tcp = serve::tcp_echo(&lab.net.server, &[7], 2)?;
     let _wires = slow_down(&lab)?;
     let mut connection = EchoConnection::open(lab.client(), SocketAddr::new(lab.server(Family::V4), 7))?;
@@ -159,9 +163,7 @@ fn a_new_controller_knows_the_round_trips_of_old_connections() -> Result<()> {
 /// Which of two SYNs, or SYN-ACKs, was answered cannot be told: then that side is not known, and the other one is.
 #[test]
 fn what_was_sent_again_is_not_measured() -> Result<()> {
-    let directory = tempfile::tempdir()?;
-    let log = Log::new(&directory.path().join("flow.log"), FORMAT);
-    let mut lab = Lab::with_config(Options::default(), &format!("{SMALL_TABLE}{}", log.config()))?;
+    let (_directory, log, mut lab) = logged(Shape::TwoArmed)?;
     let _tcp = serve::tcp_echo(&lab.net.server, &[7, 8], 2)?;
     get_acquainted(&lab)?;
     // The first SYN is lost behind the appliance, and sent again after a second (RFC 6298 §2.1).

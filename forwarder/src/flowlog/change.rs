@@ -10,7 +10,8 @@
 
 use super::destination::{Destination, Sink};
 use super::feed::Regroup;
-use super::{FlowLogError, FlowLogs, Home, name, open};
+use super::open::Wanted;
+use super::{FlowLogError, FlowLogs, Home, name};
 use crate::config;
 use crate::record::{Batch, Filter, Interfaces, Record};
 use std::io;
@@ -165,7 +166,7 @@ impl FlowLogs {
                 destination.clone()
             } else {
                 self.refuse_while_it_ends(&name).map_err(failed)?;
-                let opened = open::destination(wanted, &name, self.home(), &self.identity).map_err(failed)?;
+                let opened = self.wanted(wanted, &name).destination().map_err(failed)?;
                 added.push(Arc::new(opened));
                 added[added.len() - 1].clone()
             };
@@ -178,6 +179,10 @@ impl FlowLogs {
         let regroup = Regroup::open(directory, &by_interval(&there), by_interval(&destinations), changes);
         let regroup = regroup.map_err(|source| FlowLogError::Ledger { directory: directory.clone(), source })?;
         Ok((destinations, regroup))
+    }
+
+    fn wanted<'a>(&'a self, config: &'a config::Destination, name: &'a str) -> Wanted<'a> {
+        Wanted { config, name, home: self.home(), identity: &self.identity }
     }
 
     /// What there is to change about a destination that stays in its place.
@@ -195,14 +200,14 @@ impl FlowLogs {
         if stays {
             return Ok(Some(Change { filter, sink: None }));
         }
-        open::check(after, name, self.home(), &self.identity)?;
+        self.wanted(after, name).check()?;
         // Another spool is another place.
         let goes_on = before.kind == after.kind;
         let (after, name, identity) = (after.clone(), name.to_owned(), self.identity.clone());
         let (instance, directory) = (self.instance.clone(), self.directory.clone());
         let open = move || {
             let home = Home { instance: &instance, directory: &directory, adopted: true };
-            open::sink(&after, &name, home, &identity).map(|(sink, _)| sink)
+            Wanted { config: &after, name: &name, home, identity: &identity }.sink().map(|(sink, _)| sink)
         };
         Ok(Some(Change { filter, sink: Some(Reopened::new(Box::new(open), goes_on)) }))
     }

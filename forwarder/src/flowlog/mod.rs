@@ -44,6 +44,7 @@ use crate::config;
 use destination::{Destination, DestinationStatus};
 use feed::Feed;
 use identity::Identity;
+use open::Wanted;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -115,8 +116,8 @@ impl FlowLogs {
         let mut destinations = Vec::new();
         for destination in &config.destinations {
             let name = name(&destination.kind);
-            let opened = open::destination(destination, &name, home, &identity);
-            let opened = opened.map_err(|source| FlowLogError::Destination { name, source })?;
+            let wanted = Wanted { config: destination, name: &name, home, identity: &identity };
+            let opened = wanted.destination().map_err(|source| FlowLogError::Destination { name, source })?;
             destinations.push((destination.clone(), Arc::new(opened)));
         }
         let by_interval =

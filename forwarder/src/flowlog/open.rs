@@ -11,74 +11,73 @@ use crate::config::{self, DestinationKind as Kind};
 use std::io;
 use std::sync::Arc;
 
-/// Whether a sink could be opened in a place that another one still has.
-pub(super) fn check(
-    config: &config::Destination,
-    name: &str,
-    home: Home<'_>,
-    identity: &Arc<Identity>,
-) -> io::Result<()> {
-    match &config.kind {
-        Kind::File { path, .. } => std::fs::File::options().append(true).create(true).open(path).map(drop),
-        #[cfg(feature = "aws")]
-        Kind::S3 { cloud, .. } | Kind::CloudWatch { cloud, .. } => cloud::check(cloud, name, home, identity),
-        _ => {
-            let _ = (name, home, identity);
-            Ok(())
-        }
-    }
-}
-
 /// A sink, and whether a crash has torn something off its end.
 type Opened = (Box<dyn Sink>, bool);
 
-/// Opens one destination. What was lost before is declared.
-pub(super) fn destination(
-    config: &config::Destination,
-    name: &str,
-    home: Home<'_>,
-    identity: &Arc<Identity>,
-) -> io::Result<Destination> {
-    let progress = home.directory.join(format!("flow-logs-progress-{}", code(name)));
-    let (progress, was_under_way) = Progress::open(&progress)?;
-    let (sink, torn) = sink(config, name, home, identity)?;
-    let destination = Destination::start(name.to_owned(), config.filter.clone(), sink, progress)?;
-    if was_under_way || torn {
-        tracing::warn!("flow logs: records were on their way to {name} when the last controller ended");
-        destination.lost(1);
-    }
-    Ok(destination)
+/// What it takes to open a destination.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// What the config says.
+    pub(super) config: &'a config::Destination,
+    /// What it is called.
+    pub(super) name: &'a str,
+    /// Where the instance keeps things.
+    pub(super) home: Home<'a>,
+    /// Who we are to AWS.
+    pub(super) identity: &'a Arc<Identity>,
 }
 
-pub(super) fn sink(
-    config: &config::Destination,
-    name: &str,
-    home: Home<'_>,
-    identity: &Arc<Identity>,
-) -> io::Result<Opened> {
-    let format = config.format.clone();
-    Ok(match &config.kind {
-        Kind::File { path, rotation } => {
-            let (file, torn) = RotatedFile::open(path, *rotation)?;
-            (Box::new(Text::new(format, file)), torn)
+impl Wanted<'_> {
+    /// Whether a sink could be opened in a place that another one still has.
+    pub(super) fn check(self) -> io::Result<()> {
+        match &self.config.kind {
+            Kind::File { path, .. } => std::fs::File::options().append(true).create(true).open(path).map(drop),
+            #[cfg(feature = "aws")]
+            Kind::S3 { cloud, .. } | Kind::CloudWatch { cloud, .. } => cloud::check(cloud, self),
+            _ => Ok(()),
         }
-        Kind::Stdout => (Box::new(Text::new(format, Stdout)), false),
-        Kind::Ipfix { collector } => (Box::new(Ipfix::open(*collector)?), false),
-        #[cfg(feature = "aws")]
-        Kind::S3 { .. } | Kind::CloudWatch { .. } => cloud::sink(config, name, home, identity)?,
-        #[cfg(not(feature = "aws"))]
-        Kind::S3 { .. } | Kind::CloudWatch { .. } => {
-            let _ = (name, home, identity);
-            return Err(io::Error::other("this binary was built without the feature `aws`"));
+    }
+
+    /// Opens the destination. What was lost before is declared.
+    pub(super) fn destination(self) -> io::Result<Destination> {
+        let name = self.name;
+        let progress = self.home.directory.join(format!("flow-logs-progress-{}", code(name)));
+        let (progress, was_under_way) = Progress::open(&progress)?;
+        let (sink, torn) = self.sink()?;
+        let destination = Destination::start(name.to_owned(), self.config.filter.clone(), sink, progress)?;
+        if was_under_way || torn {
+            tracing::warn!("flow logs: records were on their way to {name} when the last controller ended");
+            destination.lost(1);
         }
-    })
+        Ok(destination)
+    }
+
+    /// Opens a sink alone.
+    pub(super) fn sink(self) -> io::Result<Opened> {
+        let format = self.config.format.clone();
+        Ok(match &self.config.kind {
+            Kind::File { path, rotation } => {
+                let (file, torn) = RotatedFile::open(path, *rotation)?;
+                (Box::new(Text::new(format, file)), torn)
+            }
+            Kind::Stdout => (Box::new(Text::new(format, Stdout)), false),
+            Kind::Ipfix { collector } => (Box::new(Ipfix::open(*collector)?), false),
+            #[cfg(feature = "aws")]
+            Kind::S3 { .. } | Kind::CloudWatch { .. } => cloud::sink(self)?,
+            #[cfg(not(feature = "aws"))]
+            Kind::S3 { .. } | Kind::CloudWatch { .. } => {
+                let _ = self.identity;
+                return Err(io::Error::other("this binary was built without the feature `aws`"));
+            }
+        })
+    }
 }
 
 #[cfg(feature = "aws")]
 mod cloud {
     //! The same for services of AWS.
 
-    use super::{Arc, Home, Identity, Kind, Opened, Text, code, config, io};
+    use super::{Kind, Opened, Text, Wanted, code, io};
     use crate::config::{Cloud, Objects};
     use crate::flowlog::aws::Aws;
     use crate::flowlog::cloudwatch::{CloudWatch, CloudWatchSink};
@@ -86,15 +85,11 @@ mod cloud {
     use crate::flowlog::spool::{Spool, Upload};
     use std::path::PathBuf;
 
-    pub(super) fn sink(
-        config: &config::Destination,
-        name: &str,
-        home: Home<'_>,
-        identity: &Arc<Identity>,
-    ) -> io::Result<Opened> {
+    pub(super) fn sink(wanted: Wanted<'_>) -> io::Result<Opened> {
+        let Wanted { config, name, home, identity } = wanted;
         let format = config.format.clone();
         let spool = |cloud: &Cloud, upload: Box<dyn Upload>| {
-            Spool::open(&directory(cloud, name, home), u64::from(cloud.spool_bytes), upload, name)
+            Spool::open(&directory(cloud, wanted), u64::from(cloud.spool_bytes), upload, name)
         };
         let aws = |cloud: &Cloud| Aws::new(cloud.clone(), identity.clone());
         match &config.kind {
@@ -119,9 +114,9 @@ mod cloud {
         }
     }
 
-    pub(super) fn check(cloud: &Cloud, name: &str, home: Home<'_>, identity: &Arc<Identity>) -> io::Result<()> {
-        Aws::new(cloud.clone(), identity.clone())?;
-        let directory = directory(cloud, name, home);
+    pub(super) fn check(cloud: &Cloud, wanted: Wanted<'_>) -> io::Result<()> {
+        Aws::new(cloud.clone(), wanted.identity.clone())?;
+        let directory = directory(cloud, wanted);
         std::fs::create_dir_all(&directory)?;
         tempfile_in(&directory)
     }
@@ -134,7 +129,7 @@ mod cloud {
     }
 
     /// Its own for every instance and destination.
-    fn directory(cloud: &Cloud, name: &str, home: Home<'_>) -> PathBuf {
-        cloud.spool.join(format!("{}-{}", home.instance, code(name)))
+    fn directory(cloud: &Cloud, wanted: Wanted<'_>) -> PathBuf {
+        cloud.spool.join(format!("{}-{}", wanted.home.instance, code(wanted.name)))
     }
 }
