@@ -160,7 +160,13 @@ pub(crate) fn note<K: FlowKey, T: FlowTable<K>>(
 /// resets could send this first.
 #[inline(always)]
 fn is_said_to_be_new(signal: u8, bits: u32) -> bool {
-    signal & (SYN | RST) == SYN && bits & (status::ESTABLISHED | status::RESET) == status::ESTABLISHED
+    signal & (SYN | RST) == SYN && is_established(bits)
+}
+
+/// Of TCP: the handshake is over, and nobody has reset it.
+#[inline(always)]
+const fn is_established(bits: u32) -> bool {
+    bits & (status::ESTABLISHED | status::RESET) == status::ESTABLISHED
 }
 
 #[inline(always)]
@@ -232,7 +238,7 @@ pub(crate) fn is_placing(birth: &Birth, entry: &FlowEntry, signal: u8) -> bool {
 /// has not been asked yet.
 pub fn is_to_be_placed(protocol: u8, birth: &Birth, entry: &FlowEntry) -> bool {
     let bits = entry.status.load();
-    let is_open = protocol == protocol::TCP && bits & (status::ESTABLISHED | status::RESET) == status::ESTABLISHED;
+    let is_open = protocol == protocol::TCP && is_established(bits);
     is_open && bits & u32::from(ACK) == 0 && sequence::is_due(birth, entry)
 }
 
@@ -241,8 +247,7 @@ pub fn is_to_be_placed(protocol: u8, birth: &Birth, entry: &FlowEntry) -> bool {
 #[inline(always)]
 pub(crate) fn is_placing_again(entry: &FlowEntry, signal: u8) -> bool {
     let bits = entry.status.load();
-    let is_open = bits & (status::ESTABLISHED | status::RESET) == status::ESTABLISHED;
-    is_open && signal & (SYN | RST | ACK) == ACK && bits & u32::from(ACK) != 0
+    is_established(bits) && signal & (SYN | RST | ACK) == ACK && bits & u32::from(ACK) != 0
 }
 
 /// Whether this packet would turn a closing connection round: a SYN from the responder, which is the first packet of a
