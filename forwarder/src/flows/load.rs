@@ -2,7 +2,8 @@
 //! here and nowhere else.
 //!
 //! What is added up is read before the pass. A flow that begins during it may be counted twice until the next one, and
-//! never not at all: limits err on the side of the table.
+//! never not at all: limits err on the side of the table. One that the pass ends counts as well, for it takes room until the
+//! next one frees it: or a flood that lasts longer than its flows would have its share twice.
 
 use super::list::Key;
 use crate::datapath::{Datapath, DatapathError};

@@ -228,6 +228,8 @@ impl Walk<'_> {
             let seen = &gathered.found[at];
             if answer.is_none_or(|answer| self.judge.is_over(seen.key.protocol(), answer)) {
                 self.census.expired += 1;
+                // Until the next pass frees it, it takes room.
+                self.load.count(&seen.key, seen.entry.status.load() & status::REPLIED != 0);
                 let removed = removal.add(&seen.key, &seen.entry);
                 failed = std::mem::replace(&mut failed, Ok(())).and(removed);
             } else {
