@@ -4,7 +4,7 @@
 
 use crate::config::Timeouts;
 use crate::controller::{Done, Order};
-use crate::datapath::{Datapath, DatapathError};
+use crate::datapath::{Datapath, DatapathError, FlowTable, Key};
 use crate::firewall::report::{InForce, RuleReport};
 use crate::flowlog::FlowLogs;
 use crate::flowlog::change::Prepared;
@@ -13,11 +13,11 @@ use crate::flows::given_up::GivenUps;
 use crate::flows::list::Clock;
 use crate::flows::sweep::Census;
 use crate::measure::rates::{Count, Meter};
-use crate::status::{self, Interface, PublicAddress, Served, Status};
+use crate::status::{self, Interface, PublicAddress, Room, Served, Status};
 use crossbeam::channel::{Sender, bounded};
 use forwarder_ebpf::verdict::Drop;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -78,6 +78,7 @@ pub struct Live {
     census: Mutex<Census>,
     pressure: AtomicBool,
     limits_sources: AtomicBool,
+    sweeps: AtomicU32,
     flow_logs: FlowLogs,
     given_up: Mutex<GivenUps>,
     tops: Arc<Semaphore>,
@@ -106,6 +107,7 @@ impl Live {
             census: Mutex::default(),
             pressure: AtomicBool::new(false),
             limits_sources: AtomicBool::new(false),
+            sweeps: AtomicU32::new(0),
             flow_logs,
             given_up: Mutex::default(),
             tops: Arc::new(Semaphore::new(MOST_TOPS)),
@@ -218,6 +220,11 @@ impl Live {
         self.limits_sources.store(limited, Ordering::Relaxed);
     }
 
+    /// Says which pass of the sweeper the limits for new flows go by now.
+    pub fn set_sweeps(&self, passes: u32) {
+        self.sweeps.store(passes, Ordering::Relaxed);
+    }
+
     /// Everything `forwarder status` says. Blocks for as long as a pass over the flow table takes, if that is not long.
     pub fn status(&self) -> Status {
         self.freshen_census();
@@ -225,7 +232,7 @@ impl Live {
         let interfaces = self.interfaces(&view);
         let census = self.census().clone();
         let processing_time = self.meter().processing_time();
-        let room = |entries: u32| u64::from(entries / 2);
+        let rooms = [room(&self.datapath.flows4, census.flows4), room(&self.datapath.flows6, census.flows6)];
         Status {
             instance: self.instance.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -236,10 +243,7 @@ impl Live {
             total: status::total(&interfaces),
             drops: status::drops(&interfaces),
             passed: status::passed(&interfaces),
-            flows: status::flows(
-                &census,
-                (room(self.datapath.flows4.max_entries()), room(self.datapath.flows6.max_entries())),
-            ),
+            flows: status::flows(&census, rooms, self.sweeps.load(Ordering::Relaxed)),
             public_addresses: public_addresses(&census, view.ports),
             flow_logs: self.flow_logs.status(),
             processing_time,
@@ -301,6 +305,16 @@ impl Live {
         }
         self.flow_logs.finish(LAST_RECORDS);
     }
+}
+
+/// The room of a table in which the census has found so many connections.
+fn room<K: Key>(table: &FlowTable<K>, found: u64) -> Room {
+    let taken = table.used().map(|entries| u64::from(entries.div_ceil(2))).unwrap_or_else(|error| {
+        // What was found has some of it in any case.
+        tracing::warn!(error = crate::error::one_line(&error), "cannot read how much room a flow table has");
+        found
+    });
+    Room { most: u64::from(table.max_entries() / 2), taken }
 }
 
 fn public_addresses(census: &Census, ports: u32) -> Vec<PublicAddress> {

@@ -42,12 +42,16 @@ impl Controller {
 
     /// Tells the datapath which of the flows that it counts as unanswered have ended, as the last pass has seen it.
     pub(super) fn refresh_limits(&mut self) {
-        let past = self.live.census().unanswered_past;
+        let (passes, past) = {
+            let census = self.live.census();
+            (census.passes, census.unanswered_past)
+        };
         if past != self.control.unanswered_past {
             self.control.unanswered_past = past;
             let written = self.live.datapath().write_control(&self.control);
             self.log_failure("tell the datapath which flows have ended", written);
         }
+        self.live.set_sweeps(passes);
     }
 }
 

@@ -101,16 +101,32 @@ pub struct Flows {
     pub ipv4: u64,
     /// Room for IPv4 connections.
     pub ipv4_max: u64,
+    /// How much of it is taken, by connections on their way out too, which the sweeper's next pass frees. When there is none
+    /// left, new flows are dropped as `table_full`, however few connections there are.
+    pub ipv4_taken: u64,
     /// IPv6 connections.
     pub ipv6: u64,
     /// Room for IPv6 connections.
     pub ipv6_max: u64,
+    /// How much of it is taken.
+    pub ipv6_taken: u64,
     /// Connections that began, per second, between the last two passes of the sweeper.
     pub new_per_second: f64,
     /// By protocol and state.
     pub states: BTreeMap<String, BTreeMap<String, u64>>,
     /// How long the sweeper's last pass took, milliseconds.
     pub sweep_ms: f64,
+    /// Passes of the sweeper that the limits for new flows go by: what one has found, the datapath is told within a second.
+    pub sweeps: u32,
+}
+
+/// A flow table's room, in connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// For how many it is made.
+    pub most: u64,
+    /// How many have some of it, those on their way out included.
+    pub taken: u64,
 }
 
 /// Use of one public address.
@@ -198,8 +214,8 @@ fn sum_reasons<'a>(
     sums
 }
 
-/// The census as people read it. `room` is for how many IPv4 and IPv6 connections the tables are made.
-pub fn flows(census: &Census, room: (u64, u64)) -> Flows {
+/// The census as people read it, with the room of the tables for IPv4 and IPv6, and the passes that limits go by.
+pub fn flows(census: &Census, [ipv4, ipv6]: [Room; 2], sweeps: u32) -> Flows {
     let mut states: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
     for ((protocol, state), count) in &census.states {
         let of = states.entry(crate::flows::filter::protocol_name(*protocol)).or_default();
@@ -208,11 +224,14 @@ pub fn flows(census: &Census, room: (u64, u64)) -> Flows {
     Flows {
         total: census.flows4 + census.flows6,
         ipv4: census.flows4,
-        ipv4_max: room.0,
+        ipv4_max: ipv4.most,
+        ipv4_taken: ipv4.taken,
         ipv6: census.flows6,
-        ipv6_max: room.1,
+        ipv6_max: ipv6.most,
+        ipv6_taken: ipv6.taken,
         new_per_second: census.new_per_second,
         states,
         sweep_ms: census.took.as_secs_f64() * 1e3,
+        sweeps,
     }
 }

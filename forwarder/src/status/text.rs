@@ -101,6 +101,16 @@ fn flows(page: &mut String, flows: &Flows) {
         flows.ipv6_max,
         percent(flows.ipv6, flows.ipv6_max)
     );
+    if flows.ipv4_taken > flows.ipv4 || flows.ipv6_taken > flows.ipv6 {
+        line!(
+            page,
+            "  room taken, also by what is on its way out: IPv4 {} ({:.1} %), IPv6 {} ({:.1} %)",
+            flows.ipv4_taken,
+            percent(flows.ipv4_taken, flows.ipv4_max),
+            flows.ipv6_taken,
+            percent(flows.ipv6_taken, flows.ipv6_max)
+        );
+    }
     for (protocol, states) in &flows.states {
         let states: Vec<_> = states.iter().map(|(state, count)| format!("{count} {state}")).collect();
         line!(page, "  {protocol:<8} {}", states.join(", "));
@@ -165,7 +175,20 @@ pub fn short(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::short;
+    use super::{Flows, flows, short};
+
+    #[test]
+    fn a_table_full_of_what_is_on_its_way_out_says_so() {
+        let said = |of: &Flows| {
+            let mut page = String::new();
+            flows(&mut page, of);
+            page
+        };
+        let calm = Flows { ipv4: 10, ipv4_max: 1024, ipv4_taken: 10, ipv6_max: 1024, ..Flows::default() };
+        assert!(!said(&calm).contains("room taken"), "{}", said(&calm));
+        let full = Flows { ipv4_taken: 1024, ..calm };
+        assert!(said(&full).contains("IPv4 1024 (100.0 %), IPv6 0 (0.0 %)\n"), "{}", said(&full));
+    }
 
     #[test]
     fn numbers_have_three_figures() {

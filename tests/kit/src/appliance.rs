@@ -4,7 +4,7 @@
 //! look like is known to [`crate::status`] only.
 
 use crate::netns::{Netns, unique};
-use crate::run::{output, run, wait_for_end};
+use crate::run::{PATIENCE, output, run, wait_for_end, wait_until};
 use crate::status::{Flow, Status};
 use crate::topology::Topology;
 use anyhow::{Context, Result, bail, ensure};
@@ -15,9 +15,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-
-/// How long `run` may take until it answers.
-const READY: Duration = Duration::from_secs(30);
 
 /// The `forwarder` binary: `FORWARDER_BIN`, or the one that cargo built next to this executable.
 ///
@@ -49,7 +46,7 @@ impl Appliance {
     /// answers.
     ///
     /// # Errors
-    /// When it ends or does not answer within ten seconds: its log.
+    /// When it ends or does not answer in time: its log.
     pub fn start(topology: &Topology, more: &str) -> Result<Self> {
         Self::start_in(&topology.appliance, &format!("{}{more}", topology.config()))
     }
@@ -57,7 +54,7 @@ impl Appliance {
     /// Starts it in a namespace with this config, and waits until it answers.
     ///
     /// # Errors
-    /// When it ends or does not answer within ten seconds: its log.
+    /// When it ends or does not answer in time: its log.
     pub fn start_in(netns: &Netns, config: &str) -> Result<Self> {
         let mut appliance = Self::prepare(netns, config)?;
         appliance.start_again()?;
@@ -92,7 +89,7 @@ impl Appliance {
     /// Starts the process and waits until it answers: for [`Appliance::prepare`], and after a stop or a kill.
     ///
     /// # Errors
-    /// When it ends or does not answer within ten seconds: its log.
+    /// When it ends or does not answer in time: its log.
     pub fn start_again(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs already", self.instance);
         let log = File::options().create(true).append(true).open(self.log_path()).context("cannot open the log")?;
@@ -108,8 +105,8 @@ impl Appliance {
             }
             match self.status() {
                 Ok(_) => return Ok(()),
-                Err(error) if begun.elapsed() > READY => {
-                    bail!("`forwarder run` does not answer after {} s: {error:#}\n{}", READY.as_secs(), self.log())
+                Err(error) if begun.elapsed() > PATIENCE => {
+                    bail!("`forwarder run` does not answer after {} s: {error:#}\n{}", PATIENCE.as_secs(), self.log())
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(50)),
             }
@@ -119,7 +116,7 @@ impl Appliance {
     /// Starts the process and waits for it to end by itself; for what it must refuse. Returns its exit and its words.
     ///
     /// # Errors
-    /// When it has not ended after ten seconds.
+    /// When it does not end in time.
     pub fn run_to_end(&mut self) -> Result<Output> {
         let mut command = self.command(&["run", "--config"])?;
         let mut child = command
@@ -129,7 +126,7 @@ impl Appliance {
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot start nsenter: run `apt-get install util-linux`")?;
-        if let Err(error) = wait_for_end(&mut child, READY) {
+        if let Err(error) = wait_for_end(&mut child, PATIENCE) {
             child.kill()?;
             child.wait()?;
             return Err(error).context("`forwarder run` should have refused");
@@ -198,10 +195,22 @@ impl Appliance {
         Flow::parse_list(&self.ask(&["flows", "list", "--json"])?)
     }
 
+    /// Waits until limits go by a pass of the sweeper that began after now.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn wait_for_sweep(&self) -> Result<()> {
+        // The next one that they go by may have begun before.
+        (0..2).try_for_each(|_| {
+            let before = self.status()?.sweeps()?;
+            wait_until("a pass of the sweeper", PATIENCE, || Ok(self.status()?.sweeps()? > before))
+        })
+    }
+
     /// Ends it with SIGTERM.
     ///
     /// # Errors
-    /// When it does not end within ten seconds, or not with exit code 0: its log.
+    /// When it does not end in time, or not with exit code 0: its log.
     pub fn stop(&mut self) -> Result<()> {
         let status = self.signal(Signal::SIGTERM)?;
         ensure!(status.success(), "SIGTERM ended `forwarder run` with {status}:\n{}", self.log());
@@ -235,7 +244,7 @@ impl Appliance {
         let child = self.process()?;
         let id = Pid::from_raw(i32::try_from(child.id()).expect("process ids are positive numbers"));
         kill(id, signal).with_context(|| format!("cannot send {signal} to process {id}"))?;
-        let status = wait_for_end(child, READY).with_context(|| format!("after {signal}"))?;
+        let status = wait_for_end(child, PATIENCE).with_context(|| format!("after {signal}"))?;
         self.child = None;
         Ok(status)
     }

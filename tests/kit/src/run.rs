@@ -5,8 +5,12 @@ use std::io::ErrorKind;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+/// How long something may take that is waited for. When all is well that costs nothing, so it is for the slowest machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Debian packages of the programs that tests and demo use; said when one is missing.
 const PACKAGES: &[(&str, &str)] = &[
+    ("chrt", "util-linux"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     ("ethtool", "ethtool"),

@@ -75,6 +75,22 @@ impl Status {
         number(&self.json, "/flows/total")
     }
 
+    /// Room for connections that is taken in both flow tables, also by those on their way out.
+    ///
+    /// # Errors
+    /// When a field is missing.
+    pub fn room_taken(&self) -> Result<u64> {
+        Ok(number(&self.json, "/flows/ipv4_taken")? + number(&self.json, "/flows/ipv6_taken")?)
+    }
+
+    /// Passes of the sweeper that limits go by.
+    ///
+    /// # Errors
+    /// When the field is missing.
+    pub fn sweeps(&self) -> Result<u64> {
+        number(&self.json, "/flows/sweeps")
+    }
+
     fn reasons(&self, path: &str) -> Result<BTreeMap<String, u64>> {
         let object = self.json.pointer(path).with_context(|| format!("no {path} in {}", self.json))?;
         let entries = object.as_object().with_context(|| format!("{path} is no object"))?;
