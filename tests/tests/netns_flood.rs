@@ -5,8 +5,9 @@ use anyhow::{Context, Result, bail, ensure};
 use forwarder_bench::load::{Load, Program, Slot};
 use forwarder_ebpf::abi::{LoadConfig, LoadStation};
 use forwarder_kit::Netns;
-use forwarder_kit::run::{Running, wait_until};
+use forwarder_kit::run::{PATIENCE, Running, wait_until};
 use forwarder_kit::sniff::mac;
+use forwarder_kit::status::Flow;
 use forwarder_kit::topology::Options;
 use forwarder_tests::{EchoConnection, Family, Lab};
 use nix::net::if_::if_nametoindex;
@@ -75,6 +76,8 @@ struct Flood {
     others: u64,
     /// Some of it is let through.
     arrives: bool,
+    /// It takes its whole side's share of what nobody has answered, so that others on that side can begin nothing meanwhile.
+    fills_share: bool,
 }
 
 /// What floods from the world have in common.
@@ -89,6 +92,7 @@ const FROM_WORLD: Flood = Flood {
     rule: "published",
     others: 0,
     arrives: true,
+    fills_share: false,
 };
 
 /// What floods from the second client have in common.
@@ -103,6 +107,7 @@ const FROM_INSIDE: Flood = Flood {
     rule: "default, inside",
     others: 4,
     arrives: true,
+    fills_share: false,
 };
 
 const FLOODS: [Flood; 7] = [
@@ -153,6 +158,7 @@ const FLOODS: [Flood; 7] = [
         syn: false,
         sources: ([10, 99, 0, 0], false),
         reasons: &["unanswered_limit"],
+        fills_share: true,
         ..FROM_INSIDE
     },
 ];
@@ -176,8 +182,8 @@ impl Siege {
         let echo = echo(&lab.net.server, server.port())?;
         // Neighbours are known before anything has to wait for them.
         for client in &lab.net.clients {
-            client.run("ping", "-c 1 -W 2 -q 203.0.113.10")?;
-            client.run("ping", "-c 1 -W 2 -q 2001:db8:3::10")?;
+            client.run("ping", "-c 1 -W 20 -q 203.0.113.10")?;
+            client.run("ping", "-c 1 -W 20 -q 2001:db8:3::10")?;
         }
         let mut load = Load::open()?;
         let ends = [(Slot::Client, &lab.net.clients[0], "eth0"), (Slot::Server, &lab.net.world, "app")];
@@ -217,8 +223,10 @@ impl Siege {
         from.enter(|| load.lead(Slot::Client, if_nametoindex(name)?))?;
         let frame_bytes = if flood.family == 6 { 78 } else { 60 };
         let before = Figures::read(lab, flood)?;
-        let said = load.while_generating(0, frame_bytes, || {
-            lab.client().run("iperf3", &format!("-c 203.0.113.10 -t {} -J", FLOOD.as_secs()))
+        let running = if flood.fills_share { Some(iperf(lab, 2 * FLOOD)?) } else { None };
+        let said = load.while_generating(0, frame_bytes, || match running {
+            Some(running) => running.finish(),
+            None => lab.client().run("iperf3", &iperf_arguments(FLOOD)),
         });
         let sent_bytes = received(&said.context("iperf3 broke")?)?;
         ensure!(sent_bytes > 0, "iperf3 moved nothing");
@@ -226,12 +234,12 @@ impl Siege {
             idle.ping().with_context(|| format!("idle connection {at} of {IDLE}"))?;
         }
         self.check(flood, &before)?;
-        wait_until("the flood to be forgotten", Duration::from_secs(30), || {
-            Ok(self.lab.appliance.status()?.flows()? < 2 * IDLE as u64)
+        // Its flows have ended, their room is free again, and limits go by that.
+        wait_until("the flood to be forgotten", PATIENCE, || {
+            let status = self.lab.appliance.status()?;
+            Ok(status.flows()? < 2 * IDLE as u64 && status.room_taken()? < 2 * IDLE as u64)
         })?;
-        // Once a second the datapath is told which flows have ended.
-        std::thread::sleep(Duration::from_millis(1500));
-        Ok(())
+        self.lab.appliance.wait_for_sweep()
     }
 
     /// What came in was let through or refused, under the names that it has to be.
@@ -284,6 +292,21 @@ impl Figures {
             not_out: ring_full(&lab.net.appliance, out)?,
         })
     }
+}
+
+fn iperf_arguments(length: Duration) -> String {
+    format!("-c 203.0.113.10 -t {} -J", length.as_secs())
+}
+
+/// An iperf3 whose connections are established.
+fn iperf(lab: &Lab, length: Duration) -> Result<Running> {
+    let before = lab.appliance.flows()?;
+    let running = lab.client().spawn("iperf3", &iperf_arguments(length))?;
+    let is_new = |flow: &Flow| flow.destination.port() == 5201 && !before.iter().any(|old| old.source == flow.source);
+    wait_until("iperf3 to be at it", PATIENCE, || {
+        Ok(lab.appliance.flows()?.iter().any(|flow| is_new(flow) && flow.sent.0 > 100))
+    })?;
+    Ok(running)
 }
 
 /// Frames that XDP could not send by a veth interface.
