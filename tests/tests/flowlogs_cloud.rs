@@ -7,7 +7,7 @@ mod flowlogs_cloud {
 }
 
 use anyhow::{Context, Result, ensure};
-use forwarder_kit::run::{Running, run, wait_until};
+use forwarder_kit::run::{PATIENCE, Running, run, wait_until};
 use forwarder_kit::{Appliance, Topology, serve};
 use forwarder_tests::{Lab, SMALL_TABLE};
 use serde_json::Value;
@@ -96,7 +96,7 @@ fn moto(lab: &Lab) -> Result<Running> {
         "-p",
         "5000",
     ]))?;
-    wait_until("moto to listen", Duration::from_secs(30), || {
+    wait_until("moto to listen", PATIENCE, || {
         ensure!(moto.is_running(), "moto_server has ended");
         Ok(lab.net.appliance.run("ss", "-Hlnt sport = 5000")?.contains("5000"))
     })?;
@@ -173,7 +173,7 @@ fn ask_and_answer(lab: &Lab) -> Result<()> {
     lab.client().enter(|| {
         let socket = UdpSocket::bind((lab.net.client_v4(0), 0))?;
         socket.connect(SocketAddr::new(lab.net.server_v4().into(), 9000))?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
         let mut buffer = [0; 200];
         for number in 0..QUESTIONS {
             socket.send(&[number as u8; 100])?;
@@ -229,13 +229,13 @@ fn a_service_that_is_killed_gets_everything_when_it_is_back() -> Result<()> {
     sums(&lab, "make", "logs")?;
     ask_and_answer(&lab)?;
     for (what, place) in places {
-        wait_until(&format!("{what} to have everything"), Duration::from_secs(30), || {
+        wait_until(&format!("{what} to have everything"), PATIENCE, || {
             Ok(numbers(&lab, what, place)? == [QUESTIONS, QUESTIONS * PACKET, 0])
         })?;
     }
     drop(first);
     ask_and_answer(&lab)?;
-    wait_until("the appliance to notice", Duration::from_secs(30), || {
+    wait_until("the appliance to notice", PATIENCE, || {
         Ok(lab.appliance.log().matches("does not take records").count() >= places.len())
     })?;
     ask_and_answer(&lab)?;
@@ -272,12 +272,10 @@ fn a_full_spool_declares_what_it_loses() -> Result<()> {
         })?;
         std::thread::sleep(Duration::from_millis(700));
     }
-    wait_until("both to have no room", Duration::from_secs(30), || {
-        Ok(lab.appliance.log().matches("loses records").count() >= 2)
-    })?;
+    wait_until("both to have no room", PATIENCE, || Ok(lab.appliance.log().matches("loses records").count() >= 2))?;
     let _moto = moto(&lab)?;
     sums(&lab, "make", "logs")?;
-    wait_until("both to have room again", Duration::from_secs(90), || {
+    wait_until("both to have room again", 3 * PATIENCE, || {
         Ok(waiting(&directory.path().join("spool"))?.into_iter().all(|bytes| bytes < 16 << 10))
     })?;
     ask_and_answer(&lab)?;
@@ -307,27 +305,29 @@ impl Collector {
         let file = directory.join("ipfix.pcap");
         let arguments = format!("-i lo -U -w {} udp port 4739", file.display());
         let capture = lab.net.appliance.spawn("tcpdump", &arguments)?;
-        wait_until("tcpdump to begin", Duration::from_secs(10), || Ok(file.exists()))?;
+        wait_until("tcpdump to begin", PATIENCE, || Ok(file.exists()))?;
         Ok(Self { capture, file, _socket: socket })
     }
 
     /// The sums that tshark decodes, and that it finds nothing wrong.
     fn check(self) -> Result<()> {
-        std::thread::sleep(Duration::from_millis(500));
-        drop(self.capture);
-        let tshark = |more: &[&str]| {
+        let tshark = || {
             let mut command = Command::new("tshark");
-            run(command.arg("-r").arg(&self.file).args(["-d", "udp.port==4739,cflow"]).args(more))
+            run(command.arg("-r").arg(&self.file).args(["-d", "udp.port==4739,cflow", "-V", "-Y", "cflow"]))
         };
-        let said = tshark(&["-V", "-Y", "cflow"])?;
-        let sum = |name: &str| -> u64 {
+        let sum = |said: &str, name: &str| -> u64 {
             // Indented less than the lines in it, some of which begin with the same word.
             let lines = said.split("\n        Flow ").filter(|flow| flow.contains("DstPort: 9000"));
             let value = |line: &str| line.trim().strip_prefix(name)?.trim().split(' ').next()?.parse::<u64>().ok();
             lines.flat_map(|flow| flow.lines()).filter_map(value).sum()
         };
-        let sums = (sum("Packets:"), sum("Octets:"));
-        ensure!(sums == (2 * QUESTIONS, 2 * QUESTIONS * PACKET), "{sums:?} in\n{said}");
+        let sums = |said: &str| (sum(said, "Packets:"), sum(said, "Octets:"));
+        let all = (2 * QUESTIONS, 2 * QUESTIONS * PACKET);
+        // What tcpdump has not written yet is torn, or missing at the end.
+        let written = wait_until("tcpdump to have written everything", PATIENCE, || Ok(sums(&tshark()?) == all));
+        drop(self.capture);
+        let said = tshark()?;
+        ensure!(written.is_ok() && sums(&said) == all, "{:?} in\n{said}", sums(&said));
         ensure!(said.contains("Post NAT Source IPv4 Address: 198.51.100.10"), "{said}");
         ensure!(!said.contains("Malformed") && !said.contains("No template found"), "{said}");
         Ok(())

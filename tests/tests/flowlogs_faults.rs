@@ -2,7 +2,7 @@
 //! declared.
 
 use anyhow::{Context, Result, ensure};
-use forwarder_kit::run::run;
+use forwarder_kit::run::{PATIENCE, run, wait_until};
 use forwarder_kit::serve;
 use forwarder_tests::{Lab, SMALL_TABLE};
 use std::net::{SocketAddr, UdpSocket};
@@ -59,7 +59,7 @@ fn socket(lab: &Lab) -> Result<UdpSocket> {
     lab.client().enter(|| {
         let socket = UdpSocket::bind((lab.net.client_v4(0), 0))?;
         socket.connect(SocketAddr::new(lab.net.server_v4().into(), 9000))?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
         Ok(socket)
     })
 }
@@ -122,15 +122,11 @@ fn on_a_small_disk(disk: &Path) -> Result<()> {
         let other = lab.client().enter(|| Ok(UdpSocket::bind(from)?))?;
         other.send_to(&[0; 100], (lab.net.server_v4(), 9000))?;
     }
-    std::thread::sleep(Duration::from_secs(5));
-    ensure!(
-        lab.appliance.log().contains("loses records"),
-        "nobody says that the disk is full: {}",
-        lab.appliance.log()
-    );
+    wait_until("a word about the full disk", PATIENCE, || Ok(lab.appliance.log().contains("loses records")))
+        .with_context(|| lab.appliance.log())?;
     std::fs::remove_file(&ballast)?;
     ask(&socket, 100)?;
-    std::thread::sleep(Duration::from_secs(5));
+    wait_until("the losses to be declared", PATIENCE, || Ok(read(&log, |_| true)?.1 >= 2))?;
     lab.appliance.stop()?;
     let (logged, lost) = read(&log, |_| true)?;
     ensure!(logged <= 400 && lost >= 2, "{logged} packets and {lost} losses in the log");

@@ -1,7 +1,7 @@
 //! The network changes under a running stream: routes, neighbours, links, queues. Connections stay, packets go on.
 
 use anyhow::{Context, Result, ensure};
-use forwarder_kit::run::wait_until;
+use forwarder_kit::run::{PATIENCE, wait_until};
 use forwarder_kit::sniff::mac;
 use forwarder_kit::topology::{Options, Shape, Topology, link};
 use forwarder_kit::{Appliance, Netns, serve};
@@ -49,15 +49,23 @@ fn a_route_moves_in_mid_stream() -> Result<()> {
     let before = received(world, "app2")?;
     appliance.ip("route add 203.0.113.0/24 via 198.51.101.1")?;
     appliance.ip("-6 route add 2001:db8:3::/64 via 2001:db8:4::1")?;
-    keep_alive(&mut streams, Duration::from_millis(1000)).context("after the route moved")?;
-    let moved = received(world, "app2")?;
-    ensure!(moved > before + 100, "the new way carried {} packets", moved - before);
+    wait_until("the new way to be taken", PATIENCE, || {
+        keep_alive(&mut streams, Duration::from_millis(20)).context("after the route moved")?;
+        Ok(received(world, "app2")? > before)
+    })?;
+    let taken = received(world, "app2")?;
+    for _ in 0..100 {
+        keep_alive(&mut streams, Duration::ZERO)?;
+    }
+    let moved = received(world, "app2")? - taken;
+    ensure!(moved >= 200, "the new way carried {moved} packets of 100 questions on two streams");
     appliance.ip("route del 203.0.113.0/24")?;
     appliance.ip("-6 route del 2001:db8:3::/64")?;
-    keep_alive(&mut streams, Duration::from_millis(1000)).context("after the route moved back")?;
-    let kept = received(world, "app2")?;
-    keep_alive(&mut streams, Duration::from_millis(200))?;
-    ensure!(received(world, "app2")? <= kept + 4, "packets still take the removed route");
+    wait_until("the removed route to be left", PATIENCE, || {
+        let kept = received(world, "app2")?;
+        keep_alive(&mut streams, Duration::from_millis(200)).context("after the route moved back")?;
+        Ok(received(world, "app2")? <= kept + 4)
+    })?;
     ensure!(server.requests() == 2, "a connection was opened anew: {:?}", server.peers());
     Ok(())
 }
@@ -70,7 +78,7 @@ fn an_unreachable_route_is_answered() -> Result<()> {
         let version = if family == Family::V4 { "-4" } else { "-6" };
         lab.net.appliance.ip(&format!("{version} route add unreachable {net}"))?;
         let target = if family == Family::V4 { "198.18.0.1" } else { "2001:db8:99::1" };
-        wait_until("an unreachable answer", Duration::from_secs(3), || {
+        wait_until("an unreachable answer", PATIENCE, || {
             let mut ping = lab.client().command("ping");
             let output = ping.args(["-c", "1", "-W", "1", target]).output().context("cannot start ping")?;
             let said = String::from_utf8_lossy(&output.stdout).to_lowercase();
@@ -88,7 +96,7 @@ fn a_next_hop_that_does_not_answer_is_told() -> Result<()> {
     let lab = Lab::of(Shape::TwoArmed)?;
     let nobodies = [(Family::V4, "198.51.100.77", "10.0.1.1"), (Family::V6, "2001:db8:1:ff::77", "2001:db8:1::1")];
     for (family, nobody, appliance) in nobodies {
-        let output = lab.client().command("ping").args(["-c", "1", "-W", "6", nobody]).output()?;
+        let output = lab.client().command("ping").args(["-c", "1", "-W", "20", nobody]).output()?;
         let said = String::from_utf8_lossy(&output.stdout).to_lowercase();
         let told = said.contains("host unreachable") || said.contains("address unreachable");
         ensure!(told && said.contains(&format!("from {appliance}")), "{family:?}: {said}");
@@ -110,14 +118,14 @@ fn an_interface_that_comes_back_is_served_again() -> Result<()> {
     let _server = serve::http(&lab.net.server, 8080)?;
     let fetch = |client: &Netns| {
         let url = format!("http://{}/10", lab.authority(Family::V4, 8080));
-        client.run("curl", &format!("-sS -m 2 -o /dev/null {url}")).map(drop)
+        client.run("curl", &format!("-sS -m 20 -o /dev/null {url}")).map(drop)
     };
     fetch(&lab.net.clients[0])?;
     for round in 0..2 {
         lab.net.cut_client(0)?;
         fetch(&lab.net.clients[1]).context("the other client must not notice")?;
         lab.net.mend_client(0)?;
-        wait_until("the client to be served again", Duration::from_secs(8), || Ok(fetch(&lab.net.clients[0]).is_ok()))
+        wait_until("the client to be served again", PATIENCE, || Ok(fetch(&lab.net.clients[0]).is_ok()))
             .with_context(|| format!("round {round}, log:\n{}", lab.appliance.log()))?;
         fetch(&lab.net.clients[1])?;
     }
@@ -142,7 +150,7 @@ fn the_outside_address_changes_in_mid_stream() -> Result<()> {
     appliance.ip("address del 198.51.100.10/24 dev outside")?;
     appliance.ip("route replace default via 198.51.100.1")?;
     keep_alive(&mut streams, Duration::from_millis(500)).context("with the new address")?;
-    wait_until("a new flow with the new address", Duration::from_secs(3), || {
+    wait_until("a new flow with the new address", PATIENCE, || {
         EchoConnection::open(lab.client(), SocketAddr::new(lab.server(Family::V4), 7))?.ping()?;
         Ok(server.addresses().contains(&IpAddr::from([198, 51, 100, 20])))
     })
@@ -166,8 +174,8 @@ fn the_outside_goes_down_and_up_in_mid_stream() -> Result<()> {
     }
     keep_alive(&mut streams, Duration::from_millis(500)).with_context(|| lab.appliance.log())?;
     lab.net.appliance.ip("link set outside mtu 1400")?;
-    let ping = |size: u16| format!("-c 1 -W 1 -M do -s {size} {}", lab.server(Family::V4));
-    wait_until("the new MTU to count", Duration::from_secs(3), || {
+    let ping = |size: u16| format!("-c 1 -W 10 -M do -s {size} {}", lab.server(Family::V4));
+    wait_until("the new MTU to count", PATIENCE, || {
         let output = lab.client().command("ping").args(ping(1373).split_whitespace()).output()?;
         Ok(String::from_utf8_lossy(&output.stdout).contains("mtu = 1400"))
     })?;
@@ -183,7 +191,7 @@ fn forwarding_that_somebody_switches_off_comes_back() -> Result<()> {
     let keys =
         ["net.ipv4.conf.inside.forwarding", "net.ipv6.conf.inside.forwarding", "net.ipv4.conf.outside.forwarding"];
     lab.net.appliance.set_sysctls(&keys.map(|key| (key, "0")))?;
-    wait_until("forwarding", Duration::from_secs(8), || {
+    wait_until("forwarding", PATIENCE, || {
         let on = keys.iter().map(|key| lab.net.appliance.sysctl(key)).collect::<Result<Vec<_>>>()?;
         Ok(on.iter().all(|value| value == "1"))
     })?;
@@ -233,23 +241,22 @@ fn a_renamed_interface_is_neither_served_nor_forwarded_by_the_kernel() -> Result
     let lab = Lab::of(Shape::TwoArmed)?;
     let _server = serve::http(&lab.net.server, 8080)?;
     let url = format!("http://{}/10", lab.authority(Family::V4, 8080));
-    let fetch = || lab.client().run("curl", &format!("-sS -m 1 -o /dev/null {url}")).map(drop);
-    fetch()?;
+    let fetch = |seconds| lab.client().run("curl", &format!("-sS -m {seconds} -o /dev/null {url}")).map(drop);
+    fetch(20)?;
     let appliance = &lab.net.appliance;
     for command in ["link set inside down", "link set inside name other", "link set other up"] {
         appliance.ip(command)?;
     }
-    wait_until("its end", Duration::from_secs(3), || Ok(!lab.appliance.status()?.has_interface("inside")))?;
+    wait_until("its end", PATIENCE, || Ok(!lab.appliance.status()?.has_interface("inside")))?;
     let forwarding = ["net.ipv4.conf.other.forwarding", "net.ipv6.conf.other.forwarding"];
     for key in forwarding {
         ensure!(appliance.sysctl(key)? == "0", "{key} stays 1:\n{}", lab.appliance.log());
     }
-    ensure!(fetch().is_err(), "somebody forwards");
+    ensure!(fetch(1).is_err(), "somebody forwards");
     for command in ["link set other down", "link set other name inside", "link set inside up"] {
         appliance.ip(command)?;
     }
-    wait_until("the client to be served again", Duration::from_secs(8), || Ok(fetch().is_ok()))
-        .with_context(|| lab.appliance.log())
+    wait_until("the client to be served again", PATIENCE, || Ok(fetch(5).is_ok())).with_context(|| lab.appliance.log())
 }
 
 fn two_queues_carry_parallel_streams(shape: Shape) -> Result<()> {
@@ -273,16 +280,18 @@ fn open_both(lab: &Lab) -> Result<Vec<EchoConnection>> {
     Family::BOTH.into_iter().map(open).collect()
 }
 
-/// Numbers there and back on all streams in turn, for a while.
+/// Numbers there and back on all streams in turn, once, and then for a while.
 fn keep_alive(streams: &mut [EchoConnection], long: Duration) -> Result<()> {
     let begun = Instant::now();
-    while begun.elapsed() < long {
+    loop {
         for stream in streams.iter_mut() {
             stream.ping()?;
         }
+        if begun.elapsed() >= long {
+            return Ok(());
+        }
         std::thread::sleep(Duration::from_millis(2));
     }
-    Ok(())
 }
 
 /// Packets that an interface has received.

@@ -1,7 +1,7 @@
 //! Counters against what both ends saw: exact, in packets and in bytes, for flows and for interfaces.
 
 use anyhow::{Context, Result, ensure};
-use forwarder_kit::run::wait_until;
+use forwarder_kit::run::{PATIENCE, wait_until};
 use forwarder_kit::serve;
 use forwarder_kit::topology::{Options, Shape};
 use forwarder_tests::{Family, Lab, in_both_shapes};
@@ -60,7 +60,7 @@ fn ask_and_answer(lab: &Lab, family: Family) -> Result<SocketAddr> {
         };
         let socket = UdpSocket::bind((own, 0))?;
         socket.connect(SocketAddr::new(lab.server(family), 9000))?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
         let mut buffer = [0; 2 * SIZE];
         for number in 0..QUESTIONS {
             socket.send(&[number as u8; SIZE])?;
@@ -84,7 +84,7 @@ fn status_and_flows_say_what_runs(shape: Shape) -> Result<()> {
     let count = lab.appliance.ask(&["flows", "count"])?;
     ensure!(count.contains('1'), "one flow is expected: {count}");
     lab.appliance.ask(&["flows", "flush"])?;
-    wait_until("the table to be empty", Duration::from_secs(3), || Ok(lab.appliance.flows()?.is_empty()))?;
+    wait_until("the table to be empty", PATIENCE, || Ok(lab.appliance.flows()?.is_empty()))?;
     let refused = lab.appliance.try_ask(&["flows", "nonsense"])?;
     ensure!(refused.status.code() == Some(2), "a usage error ends with 2, not {}", refused.status);
     Ok(())

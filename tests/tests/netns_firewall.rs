@@ -9,6 +9,9 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+/// Speaks, and says what came of it.
+type Speak = fn(&Netns, SocketAddr, Reached) -> Result<Reached>;
+
 /// What came of an attempt to speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reached {
@@ -32,16 +35,23 @@ fn outcome(result: std::io::Result<()>) -> Result<Reached> {
     }
 }
 
-fn tcp(from: &Netns, to: SocketAddr) -> Result<Reached> {
-    from.enter(|| outcome(TcpStream::connect_timeout(&to, Duration::from_millis(700)).map(drop)))
+impl Reached {
+    /// How long to wait for it: for silence no longer than TCP does before it asks again, or that counts.
+    fn patience(self) -> Duration {
+        if self == Self::Silence { Duration::from_millis(700) } else { Duration::from_secs(20) }
+    }
 }
 
-fn udp(from: &Netns, to: SocketAddr) -> Result<Reached> {
+fn tcp(from: &Netns, to: SocketAddr, wanted: Reached) -> Result<Reached> {
+    from.enter(|| outcome(TcpStream::connect_timeout(&to, wanted.patience()).map(drop)))
+}
+
+fn udp(from: &Netns, to: SocketAddr, wanted: Reached) -> Result<Reached> {
     from.enter(|| {
         let own = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(own)?;
         socket.connect(to)?;
-        socket.set_read_timeout(Some(Duration::from_millis(700)))?;
+        socket.set_read_timeout(Some(wanted.patience()))?;
         socket.send(b"anybody?")?;
         outcome(socket.recv(&mut [0; 16]).map(drop))
     })
@@ -97,22 +107,24 @@ fn rules_say_who_may_speak_and_how_the_others_are_told() -> Result<()> {
             Family::V4 => SocketAddr::new(lab.net.client_v4(0).into(), port),
             Family::V6 => SocketAddr::new(lab.net.client_v6(0).into(), port),
         };
-        let says = [
-            ("allowed by default", tcp(lab.client(), server(7))?, Reached::Yes),
-            ("rejected by a port", tcp(lab.client(), server(23))?, Reached::Reset),
-            ("rejected by a range", tcp(lab.client(), server(9010))?, Reached::Reset),
-            ("denied", tcp(lab.client(), server(8081))?, Reached::Silence),
-            ("UDP by default", udp(lab.client(), server(9001))?, Reached::Yes),
-            ("UDP rejected", udp(lab.client(), server(9002))?, Reached::Prohibited),
-            ("UDP denied", udp(lab.client(), server(9003))?, Reached::Silence),
-            ("from outside, allowed", tcp(&lab.net.server, client(7))?, Reached::Yes),
-            ("from outside, by default", tcp(&lab.net.server, client(8))?, Reached::Silence),
+        let (inside, outside) = (lab.client(), &lab.net.server);
+        let says: [(&str, Speak, &Netns, SocketAddr, Reached); 9] = [
+            ("allowed by default", tcp, inside, server(7), Reached::Yes),
+            ("rejected by a port", tcp, inside, server(23), Reached::Reset),
+            ("rejected by a range", tcp, inside, server(9010), Reached::Reset),
+            ("denied", tcp, inside, server(8081), Reached::Silence),
+            ("UDP by default", udp, inside, server(9001), Reached::Yes),
+            ("UDP rejected", udp, inside, server(9002), Reached::Prohibited),
+            ("UDP denied", udp, inside, server(9003), Reached::Silence),
+            ("from outside, allowed", tcp, outside, client(7), Reached::Yes),
+            ("from outside, by default", tcp, outside, client(8), Reached::Silence),
         ];
-        for (what, got, wanted) in says {
+        for (what, speak, from, to, wanted) in says {
+            let got = speak(from, to, wanted)?;
             ensure!(got == wanted, "{family:?}, {what}: {got:?} instead of {wanted:?}\n{}", lab.appliance.log());
         }
     }
-    lab.net.server.run("ping", "-c 1 -W 1 -I 203.0.113.11 203.0.113.1")?;
+    lab.net.server.run("ping", "-c 1 -W 20 -I 203.0.113.11 203.0.113.1")?;
     let mut other = lab.net.server.command("socat");
     let refused = other.args(["-T1", "-", "TCP:10.0.1.10:7,bind=203.0.113.11,connect-timeout=1"]).output()?;
     ensure!(!refused.status.success(), "an address that the rule leaves out got in");

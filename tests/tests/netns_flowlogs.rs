@@ -1,7 +1,7 @@
 //! Flow logs of real traffic: every packet that the ends saw is in the records, as AWS would write them.
 
 use anyhow::{Context, Result, ensure};
-use forwarder_kit::run::wait_until;
+use forwarder_kit::run::{PATIENCE, wait_until};
 use forwarder_kit::serve;
 use forwarder_kit::topology::Shape;
 use forwarder_tests::records::{Record, number, read};
@@ -111,7 +111,7 @@ fn what_is_refused_is_counted_exactly(shape: Shape) -> Result<()> {
     let (client, server) = (lab.net.client_v6(0), lab.net.server_v6());
     // Nobody answers; what matters is that they were sent.
     let _ = lab.net.server.run("ping", &format!("-c {PINGS} -i 0.05 -W 1 -q {client}"));
-    let _ = lab.net.server.run("curl", &format!("-g -s --connect-timeout 2 http://[{client}]:81/"));
+    let _ = lab.net.server.run("curl", &format!("-g -s --connect-timeout 4 http://[{client}]:81/"));
     let hops = if shape == Shape::OneArmed { 2 } else { 1 };
     let _ = lab.client().run("ping", &format!("-c {PINGS} -i 0.05 -W 1 -t {hops} -q {}", lab.net.server_v4()));
     let status = lab.appliance.status()?;
@@ -166,7 +166,7 @@ fn what_the_controller_gives_up_is_counted_exactly() -> Result<()> {
         Ok(())
     })?;
     let dropped = || anyhow::Ok(lab.appliance.status()?.drops()?.get("neighbour_unknown").copied().unwrap_or(0));
-    wait_until("everything to be given up", Duration::from_secs(15), || Ok(dropped()? >= 2 * QUESTIONS))?;
+    wait_until("everything to be given up", PATIENCE, || Ok(dropped()? >= 2 * QUESTIONS))?;
     ensure!(dropped()? == 2 * QUESTIONS, "{} were sent and {} dropped", 2 * QUESTIONS, dropped()?);
     lab.appliance.stop()?;
     let records = read(&log, FORMAT)?;
@@ -211,31 +211,34 @@ fn rules_are_named_also_after_a_reload() -> Result<()> {
     let _server = serve::udp_echo(&lab.net.server, &[9000])?;
     let server = lab.server(Family::V4);
     let socket = lab.client().enter(|| Ok(UdpSocket::bind((lab.net.client_v4(0), 0))?))?;
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
     let ask = |count| -> Result<()> {
         for _ in 0..count {
             socket.send_to(&[0; SIZE], (server, 9000))?;
-            std::thread::sleep(Duration::from_millis(5));
+            socket.recv(&mut [0; 2 * SIZE]).context("no answer")?;
         }
         Ok(())
     };
+    let sum = |records: &[Record], field: &str, port: &str, rule: &str, action: &str| -> u64 {
+        let of = |record: &&Record| record[field] == port && record["rule-name"] == rule && record["action"] == action;
+        records.iter().filter(of).map(|record| number(record, "packets")).sum()
+    };
+    // In and out, each way.
+    let of = |records: &[Record], rule| {
+        (sum(records, "dstport", "9000", rule, "ACCEPT"), sum(records, "srcport", "9000", rule, "ACCEPT"))
+    };
     ask(10)?;
-    std::thread::sleep(Duration::from_millis(2500));
+    wait_until("the first records", PATIENCE, || Ok(of(&read(&log, FORMAT)?, "the_first") == (20, 20)))?;
     let config = std::fs::read_to_string(lab.appliance.scratch().join("forwarder.toml"))?;
     lab.appliance.write_config(&config.replace("the first", "the second"))?;
     lab.appliance.ask(&["reload"])?;
     ask(7)?;
     // Refused with an RST.
-    let _ = lab.client().run("curl", &format!("-s --connect-timeout 2 telnet://{server}:23/"));
+    let _ = lab.client().run("curl", &format!("-s --connect-timeout 20 telnet://{server}:23/"));
     lab.appliance.stop()?;
     let records = read(&log, FORMAT)?;
-    let sum = |field: &str, port: &str, rule: &str, action: &str| -> u64 {
-        let of = |record: &&Record| record[field] == port && record["rule-name"] == rule && record["action"] == action;
-        records.iter().filter(of).map(|record| number(record, "packets")).sum()
-    };
-    // In and out, each way.
-    let of = |rule| (sum("dstport", "9000", rule, "ACCEPT"), sum("srcport", "9000", rule, "ACCEPT"));
-    ensure!(of("the_first") == (20, 20) && of("the_second") == (14, 14), "{records:?}");
-    ensure!(sum("dstport", "23", "no_telnet", "REJECT") == 1, "{records:?}");
+    ensure!(of(&records, "the_first") == (20, 20) && of(&records, "the_second") == (14, 14), "{records:?}");
+    ensure!(sum(&records, "dstport", "23", "no_telnet", "REJECT") == 1, "{records:?}");
     ensure!(records.iter().all(|record| record["log-status"] != "OK" || record["rule-name"] != "-"), "{records:?}");
     Ok(())
 }
@@ -249,7 +252,7 @@ fn ask_and_answer(lab: &Lab, family: Family) -> Result<SocketAddr> {
         };
         let socket = UdpSocket::bind((own, 0))?;
         socket.connect(SocketAddr::new(lab.server(family), 9000))?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
         let mut buffer = [0; 2 * SIZE];
         for number in 0..QUESTIONS {
             socket.send(&[number as u8; SIZE])?;

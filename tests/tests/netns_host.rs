@@ -2,14 +2,14 @@
 //! when the forwarder is killed.
 
 use anyhow::{Context, Result, ensure};
-use forwarder_kit::run::wait_until;
+use forwarder_kit::run::{PATIENCE, wait_until};
 use forwarder_kit::topology::{Options, Shape, Topology};
 use forwarder_kit::{Appliance, Netns, serve};
 use forwarder_tests::{EchoConnection, Family, Lab, SMALL_TABLE, in_both_shapes};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 in_both_shapes! {
@@ -36,13 +36,13 @@ fn the_hosts_own_connections_are_untouched(shape: Shape) -> Result<()> {
     ends.extend(outside.iter().map(|address| (lab.client(), *address)));
     for (from, address) in ends {
         let url = format!("http://{}/200000", SocketAddr::new(address, 2222));
-        let got = from.run("curl", &format!("-sS -m 5 -o /dev/null -w %{{size_download}} {url}"))?;
+        let got = from.run("curl", &format!("-sS -m 30 -o /dev/null -w %{{size_download}} {url}"))?;
         ensure!(got == "200000", "{} to {address}: got {got} bytes", from.name());
         from.run("ping", &format!("-c 3 -i 0.05 -W 2 -q {address}"))?;
     }
     for family in Family::BOTH {
         let url = format!("http://{}/200000", lab.authority(family, 8080));
-        lab.net.appliance.run("curl", &format!("-sS -m 5 -o /dev/null {url}"))?;
+        lab.net.appliance.run("curl", &format!("-sS -m 30 -o /dev/null {url}"))?;
         lab.net.appliance.run("ping", &format!("-c 3 -i 0.05 -W 2 -q {}", lab.server(family)))?;
     }
     stream.ping()?;
@@ -59,13 +59,14 @@ fn nothing_slips_by_when_it_starts_and_ends() -> Result<()> {
     net.world.ip("route add 10.0.1.0/24 via 198.51.100.10")?;
     let (client, server) = (IpAddr::from(net.client_v4(0)), IpAddr::from(net.server_v4()));
     let mut appliance = Appliance::prepare(&net.appliance, &format!("{}{SMALL_TABLE}", net.config()))?;
-    let stop = AtomicBool::new(false);
+    let (stop, came) = (AtomicBool::new(false), AtomicU64::new(0));
     let (at_client, at_server) = std::thread::scope(|scope| {
-        let at_client = scope.spawn(|| exchange(&net.clients[0], server, &stop));
-        let at_server = scope.spawn(|| exchange(&net.server, client, &stop));
+        let at_client = scope.spawn(|| exchange(&net.clients[0], server, (&stop, &AtomicU64::new(0))));
+        let at_server = scope.spawn(|| exchange(&net.server, client, (&stop, &came)));
         let rounds = (0..3).try_for_each(|_| {
             appliance.start_again()?;
-            std::thread::sleep(Duration::from_millis(100));
+            let before = came.load(Ordering::Relaxed);
+            wait_until("datagrams to pass", PATIENCE, || Ok(came.load(Ordering::Relaxed) > before))?;
             appliance.stop()
         });
         stop.store(true, Ordering::Relaxed);
@@ -81,7 +82,7 @@ fn nothing_slips_by_when_it_starts_and_ends() -> Result<()> {
 }
 
 /// Sends a datagram to port 9 there every tenth of a millisecond until `stop`, and counts who sends to port 9 here.
-fn exchange(here: &Netns, there: IpAddr, stop: &AtomicBool) -> Result<BTreeMap<IpAddr, u64>> {
+fn exchange(here: &Netns, there: IpAddr, (stop, came): (&AtomicBool, &AtomicU64)) -> Result<BTreeMap<IpAddr, u64>> {
     here.enter(|| {
         let (sender, receiver) = (UdpSocket::bind("0.0.0.0:0")?, UdpSocket::bind("0.0.0.0:9")?);
         receiver.set_read_timeout(Some(Duration::from_micros(100)))?;
@@ -91,6 +92,7 @@ fn exchange(here: &Netns, there: IpAddr, stop: &AtomicBool) -> Result<BTreeMap<I
             let _ = sender.send_to(b"?", (there, 9));
             if let Ok((_, peer)) = receiver.recv_from(&mut [0; 8]) {
                 *seen.entry(peer.ip()).or_default() += 1;
+                came.fetch_add(1, Ordering::Relaxed);
             }
         }
         Ok(seen)
@@ -108,7 +110,7 @@ fn nat_takes_no_port_that_the_host_uses() -> Result<()> {
     let ask = |from: &Netns, to: SocketAddr| {
         from.enter(|| {
             let socket = UdpSocket::bind("0.0.0.0:40000")?;
-            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
             socket.send_to(b"?", to)?;
             let mut answer = [0; 8];
             socket.recv_from(&mut answer).context("no answer")?;
@@ -144,7 +146,7 @@ fn sigterm_leaves_the_host_as_it_was(shape: Shape) -> Result<()> {
     ensure!(!links.contains("xdp"), "a program is left: {links}");
     ensure!(!lab.appliance.pins().exists(), "pins are left in {}", lab.appliance.pins().display());
     ensure!(!lab.appliance.state().exists(), "state is left in {}", lab.appliance.state().display());
-    ensure!(fetch(&lab, Family::V4).is_err(), "somebody still forwards");
+    ensure!(fetch_within(&lab, Family::V4, 3).is_err(), "somebody still forwards");
     lab.appliance.start_again().context("it has to start again")?;
     fetch(&lab, Family::V4)
 }
@@ -215,7 +217,7 @@ fn killed_after_its_first_pin(moment: Duration) -> Result<()> {
     let config = appliance.scratch().join("forwarder.toml");
     let mut first = appliance.command(&["run", "--config"])?.arg(config).stderr(Stdio::null()).spawn()?;
     let has_pins = || Ok(std::fs::read_dir(appliance.pins()).is_ok_and(|mut pins| pins.next().is_some()));
-    let pinned = wait_until("pins of the first start", Duration::from_secs(30), has_pins);
+    let pinned = wait_until("pins of the first start", PATIENCE, has_pins);
     std::thread::sleep(moment);
     first.kill()?;
     first.wait()?;
@@ -261,12 +263,16 @@ fn a_missing_interface_does_not_stop_the_others() -> Result<()> {
     let lab = Lab { appliance: Appliance::start(&net, &more)?, net };
     let _server = serve::http(&lab.net.server, 8080)?;
     fetch(&lab, Family::V4)?;
-    wait_until("a word about later0", Duration::from_secs(3), || Ok(lab.appliance.log().contains("later0")))
+    wait_until("a word about later0", PATIENCE, || Ok(lab.appliance.log().contains("later0")))
 }
 
 fn fetch(lab: &Lab, family: Family) -> Result<()> {
+    fetch_within(lab, family, 30)
+}
+
+fn fetch_within(lab: &Lab, family: Family, seconds: u32) -> Result<()> {
     let url = format!("http://{}/1000", lab.authority(family, 8080));
-    lab.client().run("curl", &format!("-sS -m 3 -o /dev/null {url}")).map(drop)
+    lab.client().run("curl", &format!("-sS -m {seconds} -o /dev/null {url}")).map(drop)
 }
 
 fn ping_all(streams: &mut [EchoConnection], rounds: u32) -> Result<()> {

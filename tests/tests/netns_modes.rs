@@ -28,7 +28,7 @@ fn one_driver_without_native_xdp_makes_all_generic() -> Result<()> {
     }
     let server = serve::http(&lab.net.server, 8080)?;
     let url = format!("http://{}/1000000", lab.authority(Family::V4, 8080));
-    let fetched = lab.client().run("curl", &format!("-sS -m 10 -o /dev/null -w %{{size_download}} {url}"))?;
+    let fetched = lab.client().run("curl", &format!("-sS -m 60 -o /dev/null -w %{{size_download}} {url}"))?;
     ensure!(fetched == "1000000", "got {fetched} bytes");
     ensure!(server.addresses().iter().all(|peer| *peer == lab.seen(Family::V4)), "saw {:?}", server.addresses());
     Ok(())

@@ -28,15 +28,15 @@ fn an_error_from_beyond_reaches_the_client(shape: Shape) -> Result<()> {
     let lab = Lab::new(Options { shape, server_mtu: 1300, ..Options::default() })?;
     for (family, header, says) in [(Family::V4, 28, "mtu = 1300"), (Family::V6, 48, "mtu=1300")] {
         warm_up(&lab, family)?;
-        let ping = |size: u32, count: u32| {
-            let arguments = format!("-c {count} -i 0.05 -W 1 -M do -s {size} {}", lab.server(family));
+        let ping = |size: u32, count: u32, patience: u32| {
+            let arguments = format!("-c {count} -i 0.05 -W {patience} -M do -s {size} {}", lab.server(family));
             let output = lab.client().command("ping").args(arguments.split_whitespace()).output()?;
             anyhow::Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).to_lowercase())
         };
-        let said = ping(1400, 2)?;
+        let said = ping(1400, 2, 1)?;
         ensure!(said.contains(says), "{family:?}: no word of the MTU: {said}");
         ensure!(said.contains(" 100% packet loss"), "{family:?}: it cannot have passed: {said}");
-        let said = ping(1300 - header, 3)?;
+        let said = ping(1300 - header, 3, 20)?;
         ensure!(said.contains(" 0% packet loss"), "{family:?}: what fits has to pass: {said}");
     }
     Ok(())
@@ -50,10 +50,10 @@ fn streams_pass_legs_of_different_mtu(shape: Shape) -> Result<()> {
     std::fs::write(&file, vec![b'u'; 2_000_000])?;
     for family in Family::BOTH {
         let url = format!("http://{}", lab.authority(family, 8080));
-        let fetch = format!("-sS -m 10 -o /dev/null -w %{{size_download}} {url}/2000000");
+        let fetch = format!("-sS -m 60 -o /dev/null -w %{{size_download}} {url}/2000000");
         let fetched = lab.client().run("curl", &fetch)?;
         ensure!(fetched == "2000000", "{family:?}: got {fetched} bytes");
-        let put = format!("-sS -m 10 -o /dev/null -w %{{size_upload}} -T {} {url}/0", file.display());
+        let put = format!("-sS -m 60 -o /dev/null -w %{{size_upload}} -T {} {url}/0", file.display());
         let sent = lab.client().run("curl", &put)?;
         ensure!(sent == "2000000", "{family:?}: sent {sent} bytes");
     }

@@ -3,15 +3,13 @@
 
 use anyhow::{Context, Result, ensure};
 use forwarder_kit::packet::{Packet, Summary, describe, flag, fragment, protocol, verify_checksums};
-use forwarder_kit::run::{output, wait_until};
+use forwarder_kit::run::{PATIENCE, output, wait_until};
 use forwarder_kit::serve;
 use forwarder_kit::sniff::{Sniffer, mac};
 use forwarder_kit::topology::{Options, Shape};
 use forwarder_tests::{Family, Lab, in_both_shapes};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
-
-const LIMIT: Duration = Duration::from_secs(2);
 
 in_both_shapes! {
     unusual_packets_arrive_translated
@@ -49,7 +47,7 @@ impl Wire {
         let sent = packet.macs(self.macs.0, self.macs.1).build();
         let (wanted, payload) = (Summary::of(&sent).context("IP is sent")?, payload_of(&sent));
         self.client.inject(&sent)?;
-        self.server.expect(&describe(&sent), LIMIT, |frame| {
+        self.server.expect(&describe(&sent), PATIENCE, |frame| {
             Summary::of(frame).is_some_and(|summary| summary.protocol == wanted.protocol)
                 && payload_of(frame) == payload
         })
@@ -110,7 +108,7 @@ fn fragments_in_order_arrive_translated(shape: Shape) -> Result<()> {
         }
         let mut segment = Vec::new();
         while segment.len() < wanted.len() {
-            let frame = wire.server.expect("a fragment", LIMIT, |frame| {
+            let frame = wire.server.expect("a fragment", PATIENCE, |frame| {
                 Summary::of(frame).is_some_and(|summary| summary.fragment.is_some())
             })?;
             verify_checksums(&frame).map_err(anyhow::Error::msg).with_context(|| describe(&frame))?;
@@ -137,7 +135,7 @@ fn a_fragment_without_its_first_is_dropped_by_name() -> Result<()> {
     let packet = Packet::between("10.0.1.10", "203.0.113.10").fragment(99, 1480, false);
     let packet = packet.protocol(protocol::UDP).payload(b"orphan").macs(wire.macs.0, wire.macs.1);
     wire.client.inject(&packet.build())?;
-    wait_until("the drop to be counted", LIMIT, || {
+    wait_until("the drop to be counted", PATIENCE, || {
         Ok(lab.appliance.status()?.drops()?.get("fragment_undecided") == Some(&1))
     })?;
     let arrived = wire.server.all(Duration::from_millis(100))?;
@@ -154,7 +152,7 @@ fn a_closed_port_is_told_to_the_client(shape: Shape) -> Result<()> {
             let any: IpAddr = if family == Family::V4 { [0u8; 4].into() } else { [0u16; 8].into() };
             let socket = UdpSocket::bind((any, 0))?;
             socket.connect(to)?;
-            socket.set_read_timeout(Some(LIMIT))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
             socket.send(b"anybody there?")?;
             let error = socket.recv(&mut [0; 8]).expect_err("nobody listens there");
             ensure!(
@@ -177,7 +175,7 @@ fn one_inside_host_keeps_one_address_of_the_pool(shape: Shape) -> Result<()> {
         let server = serve::http(&lab.net.server, 8080)?;
         for _ in 0..8 {
             let url = format!("http://{}/10", lab.authority(Family::V4, 8080));
-            client.run("curl", &format!("-sS -m 5 -o /dev/null {url}"))?;
+            client.run("curl", &format!("-sS -m 30 -o /dev/null {url}"))?;
         }
         let seen = server.addresses();
         ensure!(seen.len() == 1, "client {at} left with {seen:?}");
@@ -199,7 +197,7 @@ fn mapping_and_filtering_depend_on_address_and_port(shape: Shape) -> Result<()> 
          --pidfile {scratch}/pid -b {scratch}/db"
     );
     let _server = lab.net.server.spawn("turnserver", &serve)?;
-    wait_until("turnserver to listen", Duration::from_secs(5), || {
+    wait_until("turnserver to listen", PATIENCE, || {
         Ok(lab.net.server.run("ss", "-Hlnu sport = 3479")?.contains("203.0.113.11"))
     })?;
     for client in &lab.net.clients {
@@ -229,7 +227,7 @@ fn the_outside_opens_nothing() -> Result<()> {
     let lab = Lab::of(Shape::TwoArmed)?;
     let own = serve::http(lab.client(), 80)?;
     let url = format!("http://[{}]/10", lab.net.client_v6(0));
-    ensure!(lab.net.server.run("curl", &format!("-sS -m 1 {url}")).is_err(), "the server got in");
+    ensure!(lab.net.server.run("curl", &format!("-sS -m 2 {url}")).is_err(), "the server got in");
     ensure!(own.requests() == 0, "the client was reached");
     let drops = lab.appliance.status()?.drops()?;
     ensure!(drops.get("policy").is_some_and(|count| *count > 0), "no policy drop in {drops:?}");

@@ -3,13 +3,12 @@
 
 use anyhow::{Context, Result, ensure};
 use forwarder_kit::packet::{Packet, flag};
-use forwarder_kit::run::wait_until;
+use forwarder_kit::run::{PATIENCE, wait_until};
 use forwarder_kit::serve;
 use forwarder_kit::sniff::{Sniffer, mac};
 use forwarder_kit::topology::Options;
 use forwarder_tests::{EchoConnection, Family, Lab, SMALL_TABLE};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 /// Sequence numbers that are tried, over the whole space.
 const TRIED: u32 = 512;
@@ -50,9 +49,10 @@ fn a_connection_lives_through_resets_that_somebody_invents() -> Result<()> {
         }
         let local = stream.local()?;
         forge(&lab, family, (server, local.port()))?;
+        let most = u64::from(TRIED) * nth;
+        wait_until("the resets to be refused", PATIENCE, || Ok(refused(&lab)? >= most - 6 * nth))?;
         let count = refused(&lab)?;
         // 32 MiB of 4 GiB are taken to be near: 4 of 512, give or take one at each end.
-        let most = u64::from(TRIED) * nth;
         ensure!((most - 6 * nth..most).contains(&count), "{family:?}: {count} of {most} were refused");
         for _ in 0..10 {
             stream.ping().context("the connection was reset by somebody else")?;
@@ -71,23 +71,21 @@ fn a_busy_connection_is_as_safe_as_a_quiet_one() -> Result<()> {
     let server = SocketAddr::new(lab.server(Family::V4), 7);
     let mut stream = EchoConnection::open(lab.client(), server)?;
     stream.stream(MIB)?;
-    // Two sweeps after the last byte, what there was to be placed is.
-    for _ in 0..25 {
-        std::thread::sleep(Duration::from_millis(100));
+    // A sweep asks the directions that are to be placed, and their next packets answer.
+    for _ in 0..2 {
+        lab.appliance.wait_for_sweep()?;
         stream.ping()?;
     }
     let local = stream.local()?;
     forge(&lab, Family::V4, (server, local.port()))?;
-    let count = refused(&lab)?;
     // From the first packet's place alone, an eighth of what was sent would count as near: 40 of 512.
-    ensure!(u64::from(TRIED - 12) <= count, "{count} of {TRIED} were refused");
+    wait_until("the resets to be refused", PATIENCE, || Ok(refused(&lab)? >= u64::from(TRIED - 12)))
+        .with_context(|| format!("{:?} of {TRIED} were refused", refused(&lab)))?;
     stream.ping().context("the connection was reset by somebody else")?;
     stream.stream(10)?;
     let before = refused(&lab)?;
     stream.abort()?;
-    wait_until("its own reset to have closed the flow", Duration::from_secs(5), || {
-        Ok(state(&lab, local)? == "closing")
-    })?;
+    wait_until("its own reset to have closed the flow", PATIENCE, || Ok(state(&lab, local)? == "closing"))?;
     ensure!(refused(&lab)? == before, "its own reset was refused");
     Ok(())
 }
@@ -99,16 +97,14 @@ fn the_ends_own_resets_arrive() -> Result<()> {
     for family in Family::BOTH {
         // Nobody listens: a reset is the answer to a SYN.
         let nobody = SocketAddr::new(lab.server(family), 8);
-        let answer = lab.client().enter(|| Ok(TcpStream::connect_timeout(&nobody, Duration::from_secs(2))))?;
+        let answer = lab.client().enter(|| Ok(TcpStream::connect_timeout(&nobody, PATIENCE)))?;
         ensure!(answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused), "{family:?}");
         // The client gives up.
         let mut stream = EchoConnection::open(lab.client(), SocketAddr::new(lab.server(family), 7))?;
         stream.ping()?;
         let local = stream.local()?;
         stream.abort()?;
-        wait_until("the reset to have closed the flow", Duration::from_secs(5), || {
-            Ok(state(&lab, local)? == "closing")
-        })?;
+        wait_until("the reset to have closed the flow", PATIENCE, || Ok(state(&lab, local)? == "closing"))?;
     }
     ensure!(refused(&lab)? == 0, "{:?}", lab.appliance.status()?.drops()?);
     Ok(())

@@ -1,6 +1,7 @@
 //! Round trips in flow log records: measured from the handshakes of real connections, over wires that are slow on purpose.
 
 use anyhow::{Context, Result, ensure};
+use forwarder_kit::run::{PATIENCE, wait_until};
 use forwarder_kit::serve;
 use forwarder_kit::slow::SlowWire;
 use forwarder_kit::topology::{Options, Shape};
@@ -65,7 +66,13 @@ fn every_record_tells_both_round_trips(shape: Shape) -> Result<()> {
         datagram(&lab, family)?;
     }
     // The windows after the first one tell it as well.
-    std::thread::sleep(Duration::from_millis(1500));
+    wait_until("the first windows to end", PATIENCE, || {
+        let records = log.read()?;
+        let has_all = |(family, source, _): &(Family, SocketAddr, EchoConnection)| {
+            places(&lab, *family, *source).iter().all(|place| records.iter().any(|record| place.is_of(record)))
+        };
+        Ok(connections.iter().all(has_all))
+    })?;
     for (_, _, connection) in &mut connections {
         connection.ping()?;
     }
@@ -90,26 +97,52 @@ fn every_record_tells_both_round_trips(shape: Shape) -> Result<()> {
     Ok(())
 }
 
-/// In by the client's side, out by the server's, and back; each in two windows or more.
-fn of_connection(lab: &Lab, family: Family, source: SocketAddr, records: &[Record]) -> Result<()> {
+/// Where a connection is seen, and the delays to its source and destination there.
+#[derive(Debug)]
+struct Place {
+    interface: String,
+    direction: &'static str,
+    from: IpAddr,
+    to: IpAddr,
+    delays_ms: (u64, u64),
+}
+
+impl Place {
+    fn is_of(&self, record: &Record) -> bool {
+        record["protocol"] == "6"
+            && record["interface-id"] == self.interface
+            && record["flow-direction"] == self.direction
+            && record["pkt-srcaddr"].parse::<IpAddr>() == Ok(self.from)
+            && record["pkt-dstaddr"].parse::<IpAddr>() == Ok(self.to)
+    }
+}
+
+/// In by the client's side, out by the server's, and back.
+fn places(lab: &Lab, family: Family, source: SocketAddr) -> [Place; 4] {
     let (client, server, seen) = (source.ip(), lab.server(family), lab.seen(family));
     let (inside, outside) = (lab.net.inside(0), lab.net.outside().to_owned());
-    let expected = [
-        (&inside, "ingress", client, server, (CLIENTS_MS, SERVERS_MS)),
-        (&outside, "egress", seen, server, (CLIENTS_MS, SERVERS_MS)),
-        (&outside, "ingress", server, seen, (SERVERS_MS, CLIENTS_MS)),
-        (&inside, "egress", server, client, (SERVERS_MS, CLIENTS_MS)),
-    ];
-    for (interface, direction, from, to, (source_ms, destination_ms)) in expected {
-        let is_it = |record: &&Record| {
-            record["protocol"] == "6"
-                && record["interface-id"] == *interface
-                && record["flow-direction"] == direction
-                && record["pkt-srcaddr"].parse::<IpAddr>() == Ok(from)
-                && record["pkt-dstaddr"].parse::<IpAddr>() == Ok(to)
-        };
-        let found: Vec<_> = records.iter().filter(is_it).collect();
-        ensure!(found.len() >= 2, "{} records of {interface} {direction} {from} > {to}", found.len());
+    let (there, back) = ((CLIENTS_MS, SERVERS_MS), (SERVERS_MS, CLIENTS_MS));
+    let place = |interface: &String, direction, from, to, delays_ms| Place {
+        interface: interface.clone(),
+        direction,
+        from,
+        to,
+        delays_ms,
+    };
+    [
+        place(&inside, "ingress", client, server, there),
+        place(&outside, "egress", seen, server, there),
+        place(&outside, "ingress", server, seen, back),
+        place(&inside, "egress", server, client, back),
+    ]
+}
+
+/// At each place in two windows or more.
+fn of_connection(lab: &Lab, family: Family, source: SocketAddr, records: &[Record]) -> Result<()> {
+    for place in places(lab, family, source) {
+        let (source_ms, destination_ms) = place.delays_ms;
+        let found: Vec<_> = records.iter().filter(|record| place.is_of(record)).collect();
+        ensure!(found.len() >= 2, "{} records of {place:?}", found.len());
         // The first window may have ended before the handshake did.
         let unfinished = usize::from(round_trips(found[0]).is_none() && number(found[0], "packets") <= 2);
         for record in &found[unfinished..] {
@@ -127,7 +160,7 @@ fn datagram(lab: &Lab, family: Family) -> Result<()> {
     let any = if family == Family::V4 { "0.0.0.0:0" } else { "[::]:0" };
     lab.client().enter(|| {
         let socket = UdpSocket::bind(any)?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
         socket.send_to(b"hello", (lab.server(family), 9000))?;
         socket.recv(&mut [0; 16]).context("no answer")?;
         Ok(())
@@ -146,11 +179,13 @@ fn a_new_controller_knows_the_round_trips_of_old_connections() -> Result<()> {
     let before = log.read().map_or(0, |records| records.len());
     lab.appliance.start_again()?;
     connection.ping()?;
-    std::thread::sleep(Duration::from_millis(2500));
+    let tcp = |records: Vec<Record>| -> Vec<_> {
+        records.into_iter().skip(before).filter(|record| record["protocol"] == "6").collect()
+    };
+    wait_until("records of the new one", PATIENCE, || Ok(tcp(log.read()?).len() >= 4))?;
     connection.ping()?;
     lab.appliance.stop()?;
-    let records: Vec<_> = log.read()?.into_iter().skip(before).filter(|record| record["protocol"] == "6").collect();
-    ensure!(records.len() >= 4, "{records:#?}");
+    let records = tcp(log.read()?);
     for record in &records {
         let trips = round_trips(record).with_context(|| format!("{records:#?}"))?;
         let (source, destination) =

@@ -1,7 +1,7 @@
 //! Rules with `log = true`: a line for each flow and each refusal, none for what is established, and no flood of lines.
 
 use anyhow::{Context, Result, ensure};
-use forwarder_kit::run::wait_until;
+use forwarder_kit::run::{PATIENCE, wait_until};
 use forwarder_kit::serve;
 use forwarder_kit::topology::Options;
 use forwarder_tests::{EchoConnection, Family, Lab, SMALL_TABLE};
@@ -55,7 +55,7 @@ fn lines(lab: &Lab, rule: &str) -> Vec<String> {
 
 /// Waits until a rule has so many lines, and none more; returns the last.
 fn last_of(lab: &Lab, rule: &str, count: usize) -> Result<String> {
-    wait_until(&format!("line {count} of `{rule}`"), Duration::from_secs(5), || Ok(lines(lab, rule).len() >= count))?;
+    wait_until(&format!("line {count} of `{rule}`"), PATIENCE, || Ok(lines(lab, rule).len() >= count))?;
     let lines = lines(lab, rule);
     ensure!(lines.len() == count, "{count} lines of `{rule}` were expected:\n{}", lines.join("\n"));
     lines.into_iter().next_back().context("a line")
@@ -112,7 +112,7 @@ fn a_flood_is_told_by_its_number() -> Result<()> {
         let suppressed = log.lines().filter_map(|line| line.split_once("suppressed=")?.1.trim().parse::<u64>().ok());
         (lines(lab, "no chatter").len() as u64, suppressed.sum())
     };
-    wait_until("what was suppressed", Duration::from_secs(12), || {
+    wait_until("what was suppressed", PATIENCE, || {
         let (told, suppressed) = told(&lab);
         Ok(told + suppressed >= DATAGRAMS)
     })
@@ -131,7 +131,7 @@ fn a_flow_that_ends_by_a_reload_is_a_line() -> Result<()> {
     let _udp = serve::udp_echo(&lab.net.server, &[9001])?;
     let socket = lab.client().enter(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
     socket.connect("203.0.113.10:9001")?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
     let ask = || -> Result<()> {
         socket.send(b"there?")?;
         socket.recv(&mut [0; 16])?;

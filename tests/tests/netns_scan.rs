@@ -156,11 +156,11 @@ destination = ["2001:db8:1::/64"]
     for family in Family::BOTH {
         let server = lab.server(family);
         let url = format!("http://{}/100000", lab.authority(family, 80));
-        lab.client().run("curl", &format!("-sS -m 5 -o /dev/null {url}")).context("curl")?;
-        lab.client().run("dig", &format!("+time=2 +tries=1 @{server} example.com")).context("DNS")?;
+        lab.client().run("curl", &format!("-sS -m 30 -o /dev/null {url}")).context("curl")?;
+        lab.client().run("dig", &format!("+time=20 +tries=1 @{server} example.com")).context("DNS")?;
         let mut idle = EchoConnection::open(lab.client(), SocketAddr::new(server, 22))?;
         idle.ping()?;
-        let hops = lab.client().run("traceroute", &format!("-n -q 1 -w 1 {server}")).context("traceroute")?;
+        let hops = lab.client().run("traceroute", &format!("-n -q 1 -w 10 {server}")).context("traceroute")?;
         ensure!(hops.contains(&server.to_string()) && hops.lines().count() >= 3, "{hops}");
         let path = lab.client().run("tracepath", &format!("-n -p 44444 {server}")).context("path MTU")?;
         ensure!(path.contains("pmtu 1400"), "{path}");
@@ -170,7 +170,7 @@ destination = ["2001:db8:1::/64"]
         ensure!(refused.is_err(), "what no rule allows worked");
     }
     // Active FTP's data connection comes from port 20 to the client; IPv4 has no way in through NAT without port forwarding.
-    let active = "-T2 OPEN:/dev/null,rdonly TCP6:[2001:db8:1::10]:40000,bind=[2001:db8:3::10]:20,connect-timeout=2";
+    let active = "-T2 OPEN:/dev/null,rdonly TCP6:[2001:db8:1::10]:40000,bind=[2001:db8:3::10]:20,connect-timeout=20";
     lab.net.server.run("socat", active).context("a data connection from outside")?;
     lab.client().run("iperf3", "-c 203.0.113.10 -t 1 -J").context("iperf3")?;
     ensure!(!iperf.is_running() || iperf.finish().is_ok(), "iperf3's server");

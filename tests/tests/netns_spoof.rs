@@ -1,7 +1,8 @@
 //! Sources that are lies: bogons from outside, and packets whose source is somewhere else (strict) or nowhere (loose).
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use forwarder_kit::packet::{Packet, Summary};
+use forwarder_kit::run::{PATIENCE, wait_until};
 use forwarder_kit::sniff::{Sniffer, mac};
 use forwarder_kit::topology::Options;
 use forwarder_kit::{Appliance, Netns, Topology, serve};
@@ -19,12 +20,13 @@ fn lab(role: &str, keys: &str, more: &str) -> Result<Lab> {
     Ok(Lab { appliance, net })
 }
 
-/// Sends a datagram from each of these sources by an interface, and says which of them arrived at the other.
+/// Sends a datagram from each of these sources by an interface, and says which of them arrived at the other. All the others
+/// have to be dropped for this reason.
 fn probe<'a>(
     lab: &Lab,
     (from, by, into): (&Netns, &str, &str),
     (at, there): (&Netns, &str),
-    sources: &[(&'a str, &str)],
+    (sources, reason): (&[(&'a str, &str)], &str),
 ) -> Result<BTreeSet<&'a str>> {
     let (injector, sniffer) = (Sniffer::open(from, by)?, Sniffer::open(at, there)?);
     let (own, to) = (mac(from, by)?, mac(&lab.net.appliance, into)?);
@@ -32,8 +34,15 @@ fn probe<'a>(
     for (port, (source, destination)) in (7000..).zip(sources) {
         injector.inject(&Packet::between(source, destination).macs(own, to).udp(1234, port).build())?;
     }
-    let seen = sniffer.all(Duration::from_millis(500))?;
-    let ports: BTreeSet<u16> = seen.iter().filter_map(|frame| Some(Summary::of(frame)?.ports?.1)).collect();
+    let mut ports = BTreeSet::new();
+    wait_until("each to arrive or to be dropped", PATIENCE, || {
+        let seen = sniffer.all(Duration::from_millis(100))?;
+        let meant = 7000..7000 + sources.len() as u16;
+        let port = |frame: &Vec<u8>| Summary::of(frame)?.ports.map(|ports| ports.1).filter(|port| meant.contains(port));
+        ports.extend(seen.iter().filter_map(port));
+        Ok(ports.len() as u64 + dropped(lab, reason)? == sources.len() as u64)
+    })
+    .with_context(|| format!("{ports:?} have arrived"))?;
     Ok((7000..).zip(sources).filter(|(port, _)| ports.contains(port)).map(|(_, (source, _))| *source).collect())
 }
 
@@ -43,8 +52,8 @@ fn dropped(lab: &Lab, reason: &str) -> Result<u64> {
 
 /// Makes the appliance's neighbours known to it, so that nothing has to wait.
 fn acquaint(lab: &Lab) -> Result<()> {
-    lab.client().run("ping", "-c 1 -W 2 -q 203.0.113.10")?;
-    lab.client().run("ping", "-c 1 -W 2 -q 2001:db8:3::10").map(drop)
+    lab.client().run("ping", "-c 1 -W 20 -q 203.0.113.10")?;
+    lab.client().run("ping", "-c 1 -W 20 -q 2001:db8:3::10").map(drop)
 }
 
 #[test]
@@ -75,7 +84,7 @@ fn bogons_from_outside_begin_nothing_and_answers_of_theirs_pass() -> Result<()> 
         ("64:ff9b:1::1", v6),
     ];
     let (from, at) = ((&lab.net.world, "app", "outside"), (lab.client(), "eth0"));
-    let arrived = probe(&lab, from, at, &[&good[..], &bad[..]].concat())?;
+    let arrived = probe(&lab, from, at, (&[&good[..], &bad[..]].concat(), "bogon"))?;
     ensure!(arrived == good.iter().map(|(source, _)| *source).collect(), "{arrived:?}");
     ensure!(dropped(&lab, "bogon")? == bad.len() as u64, "{:?}", lab.appliance.status()?.drops()?);
     let rules = lab.appliance.ask(&["rules"])?;
@@ -102,12 +111,12 @@ fn way_back(mode: &str, wanted: &[&str]) -> Result<()> {
     lab.net.appliance.ip("route add blackhole 46.0.0.0/8")?;
     lab.net.appliance.ip("-6 route add blackhole 2401::/16")?;
     let (from, at) = ((lab.client(), "eth0", "inside"), (&lab.net.world, "app"));
-    let arrived = probe(&lab, from, at, &sources())?;
+    let arrived = probe(&lab, from, at, (&sources(), "reverse_path"))?;
     ensure!(arrived == wanted.iter().copied().collect(), "{mode}: {arrived:?}");
     let refused = sources().len() - wanted.len();
     ensure!(dropped(&lab, "reverse_path")? == refused as u64, "{mode}: {:?}", lab.appliance.status()?.drops()?);
     for family in Family::BOTH {
-        let echo = lab.client().run("ping", &format!("-c 1 -W 2 -q {}", lab.server(family)))?;
+        let echo = lab.client().run("ping", &format!("-c 1 -W 20 -q {}", lab.server(family)))?;
         ensure!(echo.contains(" 0% packet loss"), "{mode}: the client's own address is no lie");
     }
     Ok(())

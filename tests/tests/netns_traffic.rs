@@ -4,14 +4,13 @@
 //! saw: nothing but the public address over IPv4.
 
 use anyhow::{Context, Result, ensure};
-use forwarder_kit::run::wait_until;
+use forwarder_kit::run::{PATIENCE, wait_until};
 use forwarder_kit::serve;
 use forwarder_kit::status::Flow;
 use forwarder_kit::topology::{Options, Shape};
 use forwarder_tests::{Family, Lab, in_both_shapes, snmp};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 in_both_shapes! {
     curl_gets_and_puts_what_was_sent
@@ -30,10 +29,10 @@ fn curl_gets_and_puts_what_was_sent(shape: Shape) -> Result<()> {
     std::fs::write(&file, vec![b'u'; 3_000_000])?;
     for family in Family::BOTH {
         let url = format!("http://{}", lab.authority(family, 8080));
-        let fetch = format!("-sS -m 10 -o /dev/null -w %{{size_download}} {url}/5000000");
+        let fetch = format!("-sS -m 60 -o /dev/null -w %{{size_download}} {url}/5000000");
         let fetched = lab.client().run("curl", &fetch)?;
         ensure!(fetched == "5000000", "{family:?}: got {fetched} bytes");
-        let put = format!("-sS -m 10 -o /dev/null -w %{{size_upload}} -T {} {url}/0", file.display());
+        let put = format!("-sS -m 60 -o /dev/null -w %{{size_upload}} -T {} {url}/0", file.display());
         let sent = lab.client().run("curl", &put)?;
         ensure!(sent == "3000000", "{family:?}: sent {sent} bytes");
     }
@@ -49,7 +48,7 @@ fn ping_gets_every_answer(shape: Shape) -> Result<()> {
         // The first packets may wait for neighbours; nothing may be lost after that.
         lab.client().run("ping", &format!("-c 3 -i 0.2 -W 2 {server}"))?;
         for size in [0, 56, 1400] {
-            let said = lab.client().run("ping", &format!("-c 20 -i 0.01 -W 2 -q -s {size} {server}"))?;
+            let said = lab.client().run("ping", &format!("-c 20 -i 0.01 -W 20 -q -s {size} {server}"))?;
             ensure!(said.contains(" 0% packet loss"), "{family:?}, {size} bytes: {said}");
         }
     }
@@ -69,7 +68,7 @@ fn traceroute_shows_the_appliance(shape: Shape) -> Result<()> {
     for family in Family::BOTH {
         lab.client().run("ping", &format!("-c 3 -i 0.2 -W 2 -q {}", lab.server(family)))?;
         for method in ["-U", "-I", "-T -p 8080"] {
-            let said = lab.client().run("traceroute", &format!("{method} -n -q 1 -w 2 {}", lab.server(family)))?;
+            let said = lab.client().run("traceroute", &format!("{method} -n -q 1 -w 10 {}", lab.server(family)))?;
             let hops: Vec<_> = said.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
             ensure!(hops == path(family), "{family:?} {method}: {said}");
         }
@@ -179,7 +178,7 @@ fn dns_over_udp_and_tcp(shape: Shape) -> Result<()> {
     for family in Family::BOTH {
         for over in ["+notcp", "+tcp"] {
             for name in ["example.com", "a.b.c.example.org"] {
-                let ask = format!("@{} {name} A {over} +short +time=2 +tries=2", lab.server(family));
+                let ask = format!("@{} {name} A {over} +short +time=20 +tries=2", lab.server(family));
                 let said = lab.client().run("dig", &ask)?;
                 ensure!(said.trim() == "192.0.2.53", "{family:?} {over}: {said}");
             }
@@ -195,7 +194,7 @@ fn several_clients_share_one_address(shape: Shape) -> Result<()> {
     for (at, client) in lab.net.clients.iter().enumerate() {
         let url = format!("http://{}/1000", lab.authority(Family::V4, 8080));
         client
-            .run("curl", &format!("-sS -m 5 --local-port 40000 -o /dev/null {url}"))
+            .run("curl", &format!("-sS -m 30 --local-port 40000 -o /dev/null {url}"))
             .with_context(|| format!("client {at}"))?;
     }
     let peers = server.peers();
@@ -206,13 +205,13 @@ fn several_clients_share_one_address(shape: Shape) -> Result<()> {
 }
 
 fn iperf3(lab: &Lab, family: Family, how: &str) -> Result<Value> {
-    let arguments = format!("-c {} -J --connect-timeout 3000 {how}", lab.server(family));
+    let arguments = format!("-c {} -J --connect-timeout 20000 {how}", lab.server(family));
     let said = lab.client().run("iperf3", &arguments)?;
     serde_json::from_str(&said).with_context(|| format!("iperf3 {arguments} printed {said}"))
 }
 
 fn wait_for_iperf3(lab: &Lab) -> Result<()> {
-    wait_until("iperf3 -s to listen", Duration::from_secs(5), || {
+    wait_until("iperf3 -s to listen", PATIENCE, || {
         let listening = lab.net.server.run("ss", "-Hlnt sport = 5201")?;
         Ok(listening.contains("5201"))
     })

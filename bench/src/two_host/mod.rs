@@ -18,7 +18,7 @@ mod search;
 use crate::lab::{Device, FlowTable, Lab};
 use crate::report::Table;
 use anyhow::{Context, Result};
-use forwarder_kit::run::{Running, wait_until};
+use forwarder_kit::run::{PATIENCE, Running, wait_until};
 use forwarder_kit::supervise;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -138,7 +138,7 @@ fn run_local(local: &Local) -> Result<Table> {
         load: local.load.clone(),
     };
     lab.client.enter(|| {
-        wait_until("the reflector", Duration::from_secs(10), || {
+        wait_until("the reflector", PATIENCE, || {
             Ok(TcpStream::connect_timeout(&control, Duration::from_secs(1)).is_ok())
         })?;
         measure(&generate, local.device.name())

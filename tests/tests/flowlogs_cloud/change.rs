@@ -3,12 +3,13 @@
 
 use crate::{PACKET, QUESTIONS, ask_and_answer, lab, moto, sums};
 use anyhow::{Context, Result, bail, ensure};
-use forwarder_kit::run::wait_until;
+use forwarder_kit::run::{PATIENCE, wait_until};
 use forwarder_kit::serve;
 use forwarder_tests::records::{Record, sum};
 use forwarder_tests::{Lab, SMALL_TABLE};
 use serde_json::Value;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Fields of the two formats: as many, so that only what they say tells them apart.
@@ -18,7 +19,7 @@ const B: &str = "log-status flow-direction bytes packets dstport srcport";
 /// What `parts` can read.
 const KINDS: [&str; 3] = ["text", "columns", "events"];
 
-/// Objects of text and of columns, and events. Text is collected for longer than a test takes.
+/// Objects of text and of columns, events, and a file. Text is collected for longer than a test takes.
 fn config(directory: &Path, format: &str, interval: u64) -> String {
     let format = format.split(' ').map(|name| format!("${{{name}}}")).collect::<Vec<_>>().join(" ");
     let cloud = format!(
@@ -30,7 +31,9 @@ fn config(directory: &Path, format: &str, interval: u64) -> String {
          [[flow_logs.destination]]\nkind = \"s3\"\nbucket = \"logs\"\nprefix = \"text\"\nevery = \"60s\"\n{cloud}\
          [[flow_logs.destination]]\nkind = \"s3\"\nbucket = \"logs\"\nprefix = \"columns\"\nevery = \"1s\"\n\
          file_format = \"parquet\"\n{cloud}\
-         [[flow_logs.destination]]\nkind = \"cloudwatch-logs\"\nlog_group = \"flows\"\ncreate_log_group = true\n{cloud}"
+         [[flow_logs.destination]]\nkind = \"cloudwatch-logs\"\nlog_group = \"flows\"\ncreate_log_group = true\n{cloud}\
+         [[flow_logs.destination]]\nkind = \"file\"\npath = \"{}\"\n",
+        directory.join("flow.log").display()
     )
 }
 
@@ -91,6 +94,17 @@ fn reload(lab: &Lab, config: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether the records of one round of questions are in the file, and the others have taken as many as it has.
+fn has_all(lab: &Lab, directory: &Path) -> Result<bool> {
+    let text = std::fs::read_to_string(directory.join("flow.log"))?;
+    let records = text.lines().map(|line| Ok(record(line)?.1)).collect::<Result<Vec<_>>>()?;
+    let found = sum(&records, |record| record["flow-direction"] == "egress" && record["dstport"] == "9000");
+    let status = lab.appliance.status()?.json;
+    let mut taken = status["flow_logs"].as_array().context("no /flow_logs")?.iter().map(|of| &of["records"]);
+    let first = taken.next();
+    Ok(found.0 == QUESTIONS && taken.all(|other| Some(other) == first))
+}
+
 /// How another config comes to be in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
@@ -100,13 +114,14 @@ enum Change {
 }
 
 impl Change {
-    fn make(self, lab: &mut Lab, config: &str) -> Result<()> {
+    fn make(self, lab: &mut Lab, directory: &Path) -> Result<()> {
+        let config = config(directory, B, 1);
         match self {
-            Self::Reload => return reload(lab, config),
+            Self::Reload => return reload(lab, &config),
             Self::Restart => lab.appliance.stop()?,
             Self::Kill => {
                 // What is not in a record yet would be in one of the next controller's, in its format.
-                std::thread::sleep(Duration::from_millis(2500));
+                wait_until("all records to be made and taken", PATIENCE, || has_all(lab, directory))?;
                 lab.appliance.kill9()?;
             }
         }
@@ -121,7 +136,7 @@ fn waits_over(change: Change) -> Result<()> {
     let mut lab = lab(&config(directory.path(), A, 1))?;
     let _server = serve::udp_echo(&lab.net.server, &[9000])?;
     ask_and_answer(&lab)?;
-    change.make(&mut lab, &config(directory.path(), B, 1))?;
+    change.make(&mut lab, directory.path())?;
     ask_and_answer(&lab)?;
     let mut moto = moto(&lab)?;
     sums(&lab, "make", "logs")?;
@@ -163,20 +178,34 @@ fn a_reload_under_traffic_loses_and_doubles_nothing() -> Result<()> {
     let server = serve::udp_echo(&lab.net.server, &[9000])?;
     let mut moto = moto(&lab)?;
     sums(&lab, "make", "logs")?;
-    std::thread::scope(|scope| {
-        let asking = scope.spawn(|| (0..ROUNDS).try_for_each(|_| ask_and_answer(&lab)));
+    let (asked, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let ask = || -> Result<()> {
+        while !done.load(Ordering::Relaxed) {
+            ask_and_answer(&lab)?;
+            asked.fetch_add(QUESTIONS, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    let change = || -> Result<()> {
         for round in 1..=ROUNDS {
             std::thread::sleep(Duration::from_millis(700));
             let at = server.requests();
             let after = config(directory.path(), B, 3);
             reload(&lab, if round % 2 == 1 { &after } else { &before })?;
-            wait_until("traffic after the reload", Duration::from_secs(5), || Ok(server.requests() > at))?;
+            wait_until("traffic after the reload", PATIENCE, || Ok(server.requests() > at))?;
         }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(ask);
+        let changed = change();
+        done.store(true, Ordering::Relaxed);
+        changed?;
         asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     lab.appliance.stop()?;
     for what in KINDS {
-        let records = check(&lab, what, ROUNDS * QUESTIONS).with_context(|| lab.appliance.log())?;
+        let records = check(&lab, what, asked.load(Ordering::Relaxed)).with_context(|| lab.appliance.log())?;
         nothing_lost(&records)?;
     }
     ensure!(moto.is_running(), "moto_server has ended");

@@ -2,7 +2,7 @@
 
 use crate::report::Report;
 use anyhow::{Context, Result, ensure};
-use forwarder_kit::run::{output, wait_until};
+use forwarder_kit::run::{PATIENCE, output, wait_until};
 use forwarder_kit::serve;
 use forwarder_kit::topology::Shape;
 use forwarder_tests::{EchoConnection, Family, Lab};
@@ -86,7 +86,7 @@ fn fetch(from: &forwarder_kit::Netns, url: &str) -> Result<String> {
 pub fn throughput(report: &mut Report, lab: &Lab) -> Result<()> {
     report.title("Load: iperf3 from the clients");
     let _server = lab.net.server.spawn("iperf3", "-s")?;
-    wait_until("iperf3 -s to listen", Duration::from_secs(5), || {
+    wait_until("iperf3 -s to listen", PATIENCE, || {
         Ok(lab.net.server.run("ss", "-Hlnt sport = 5201")?.contains("5201"))
     })?;
     for (what, how) in [
