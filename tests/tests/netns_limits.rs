@@ -94,6 +94,29 @@ fn ask_nobody(lab: &Lab, from: std::ops::Range<u16>) -> Result<()> {
     })
 }
 
+/// Most of what the datapath has counted as unanswered has long ended: a controller that takes over has to go on from there,
+/// also before it has looked at the table itself.
+#[test]
+fn a_restart_remembers_which_connections_have_ended() -> Result<()> {
+    let config = "[flows]\nmax = \"1k\"\n[timeouts]\nudp = \"1s\"\n";
+    let mut lab = Lab::with_config(Options::default(), config)?;
+    lab.net.world.ip("route add blackhole 203.0.113.99/32")?;
+    for from in [2000, 3000, 4000] {
+        ask_nobody(&lab, from..from + 400)?;
+        wait_until("them to be forgotten", PATIENCE, || Ok(lab.appliance.status()?.room_taken()? < 10))?;
+    }
+    lab.appliance.wait_for_sweep()?;
+    lab.appliance.kill9()?;
+    lab.appliance.start_again()?;
+    for own in 5000..5100 {
+        ask_nobody(&lab, own..own + 1)?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let drops = lab.appliance.status()?.drops()?;
+    ensure!(!drops.contains_key("unanswered_limit"), "{drops:?}");
+    Ok(())
+}
+
 /// Connections that nobody has answered make room within seconds, long before their timeout of half a minute.
 #[test]
 fn a_full_table_gives_up_what_nobody_answered() -> Result<()> {

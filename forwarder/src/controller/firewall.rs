@@ -40,13 +40,14 @@ impl Controller {
         Ok(())
     }
 
-    /// Tells the datapath which of the flows that it counts as unanswered have ended, as the last pass has seen it.
+    /// Tells the datapath which of the flows that it counts as unanswered have ended, as the last pass has seen it. Before the
+    /// first one, what the controller before has told counts.
     pub(super) fn refresh_limits(&mut self) {
         let (passes, past) = {
             let census = self.live.census();
             (census.passes, census.unanswered_past)
         };
-        if past != self.control.unanswered_past {
+        if passes > 0 && past != self.control.unanswered_past {
             self.control.unanswered_past = past;
             let written = self.live.datapath().write_control(&self.control);
             self.log_failure("tell the datapath which flows have ended", written);
