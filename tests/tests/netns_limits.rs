@@ -94,6 +94,21 @@ fn ask_nobody(lab: &Lab, from: std::ops::Range<u16>) -> Result<()> {
     })
 }
 
+/// A flood that lasts longer than its flows has its share once: what is on its way out still takes room of it.
+#[test]
+fn what_is_on_its_way_out_counts_until_its_room_is_free() -> Result<()> {
+    let config = "[flows]\nmax = \"1k\"\n[timeouts]\nudp = \"1s\"\n";
+    let lab = Lab::with_config(Options::default(), config)?;
+    lab.net.world.ip("route add blackhole 203.0.113.99/32")?;
+    for from in (2000..62_000).step_by(100) {
+        ask_nobody(&lab, from..from + 100)?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let drops = lab.appliance.status()?.drops()?;
+    ensure!(drops.keys().eq(["unanswered_limit"]), "{drops:?}");
+    Ok(())
+}
+
 /// Most of what the datapath has counted as unanswered has long ended: a controller that takes over has to go on from there,
 /// also before it has looked at the table itself.
 #[test]
