@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "a signal handler and a priority; see the SAFETY notes")]
 
 use super::{Counts, Load};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
@@ -135,20 +135,22 @@ impl Load {
         })
     }
 
-    /// Frames per second from the first that is seen to have been sent until all are, or until it is over.
+    /// Frames per second from the first that is seen to have been sent until all are, or until it is over. Where all are at the
+    /// first look, which had to wait for a CPU, from the last moment at which there was none.
     fn time_sent(&self, before: u64, frames: u64, is_over: impl Fn() -> bool) -> Result<f64> {
-        let mut begun = None;
+        let (mut none_yet, mut begun) = (Instant::now(), None);
         loop {
             let over = is_over();
             let (now, sent) = (Instant::now(), self.counts()?.all_sent() - before);
-            let (since, already) = *begun.get_or_insert((now, sent));
-            if already == 0 {
-                begun = None;
-            } else if sent >= frames || over {
-                return Ok((sent - already) as f64 / (now - since).as_secs_f64().max(1e-9));
-            }
-            if over && sent == 0 {
-                bail!("nothing was generated");
+            let is_done = sent >= frames || over;
+            if sent == 0 {
+                ensure!(!over, "nothing was generated");
+                none_yet = now;
+            } else {
+                let (since, already) = *begun.get_or_insert(if is_done { (none_yet, 0) } else { (now, sent) });
+                if is_done {
+                    return Ok((sent - already) as f64 / (now - since).as_secs_f64().max(1e-9));
+                }
             }
             std::thread::sleep(POLL);
         }
