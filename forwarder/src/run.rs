@@ -18,8 +18,6 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 
-/// Where the pins of all instances are.
-const BPFFS: &str = "/sys/fs/bpf";
 /// Interface indexes that can be served: all that fit a flow entry.
 const IFINDEXES: u32 = 1 << 16;
 
@@ -65,7 +63,8 @@ pub async fn run(instance: &str, path: Option<&Path>, shutdown: impl Future<Outp
     host::require_kernel()?;
     tracing::info!("configuration: {}", config.origin);
     let lock = Lock::take()?;
-    let ground = Ground { state: StateDirectory::take(instance)?, bpffs: Bpffs::mount(Path::new(BPFFS))?, _lock: lock };
+    let (state, bpffs) = (StateDirectory::take(instance)?, Bpffs::mount(Path::new(Bpffs::USUAL))?);
+    let ground = Ground { state, bpffs, _lock: lock };
     let running = match start(instance, (config, path.map(Path::to_owned)), &ground).await {
         Ok(running) => running,
         Err(error) => {
@@ -93,7 +92,7 @@ pub async fn run(instance: &str, path: Option<&Path>, shutdown: impl Future<Outp
 
 /// Where an instance is pinned.
 fn pins(instance: &str) -> PathBuf {
-    Path::new(BPFFS).join(instance)
+    Path::new(Bpffs::USUAL).join(instance)
 }
 
 /// Everything up to the control socket.

@@ -6,28 +6,38 @@
 use super::{HostError, Result};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::sys::statfs::{BPF_FS_MAGIC, fstatfs};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// What is in a fresh one, if the kernel has CONFIG_BPF_PRELOAD.
 const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
 
-/// A directory that is a BPF file system.
+/// A directory that is a BPF file system. As long as there is such a value, of whichever process, the others leave it mounted.
 #[derive(Debug)]
 pub struct Bpffs {
     path: PathBuf,
     is_own: bool,
+    /// Its root: held open, it cannot be unmounted.
+    root: File,
 }
 
 impl Bpffs {
-    /// Mounts a BPF file system on a directory, usually /sys/fs/bpf, unless it is one already.
+    /// Where it usually is.
+    pub const USUAL: &str = "/sys/fs/bpf";
+
+    /// Mounts a BPF file system on a directory, unless it is one already.
     ///
     /// # Errors
     /// When the directory does not exist or the kernel refuses.
     pub fn mount(path: &Path) -> Result<Self> {
-        let found = statfs(path).map_err(|errno| HostError::file("examine", path, errno))?;
-        let is_own = found.filesystem_type() != BPF_FS_MAGIC;
-        if is_own {
+        let mut is_own = false;
+        loop {
+            let root = File::open(path).map_err(|error| HostError::file("open", path, error))?;
+            let found = fstatfs(&root).map_err(|errno| HostError::file("examine", path, errno))?;
+            if found.filesystem_type() == BPF_FS_MAGIC {
+                return Ok(Self { path: path.to_owned(), is_own, root });
+            }
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
             mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=700"))
                 .map_err(|errno| HostError::file("mount a BPF file system on", path, errno))?;
@@ -35,8 +45,8 @@ impl Bpffs {
                 "mounted a BPF file system on {}: there was none, and the datapath is kept in it",
                 path.display()
             );
+            is_own = true;
         }
-        Ok(Self { path: path.to_owned(), is_own })
     }
 
     /// Whether this value mounted it.
@@ -57,6 +67,7 @@ impl Bpffs {
             tracing::info!("left the BPF file system on {} mounted: something is pinned there", self.path.display());
             return Ok(());
         }
+        drop(self.root);
         match umount2(&self.path, MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => tracing::info!("unmounted the BPF file system on {}, as it was before", self.path.display()),
             Err(Errno::EBUSY) => {
@@ -102,7 +113,7 @@ mod tests {
     fn mount_and_unmount() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        let magic = || statfs(path).unwrap().filesystem_type();
+        let magic = || nix::sys::statfs::statfs(path).unwrap().filesystem_type();
         let own = Bpffs::mount(path).unwrap();
         assert!(own.is_own() && magic() == BPF_FS_MAGIC);
         let found = Bpffs::mount(path).unwrap();
@@ -110,17 +121,22 @@ mod tests {
         found.unmount_if_unused().unwrap();
         assert_eq!(magic(), BPF_FS_MAGIC);
 
+        let made = || Bpffs { is_own: true, ..Bpffs::mount(path).unwrap() };
         std::fs::create_dir(path.join("pins")).unwrap();
         own.unmount_if_unused().unwrap();
-        assert_eq!(magic(), BPF_FS_MAGIC, "it was in use");
+        assert_eq!(magic(), BPF_FS_MAGIC, "something is pinned");
         std::fs::remove_dir(path.join("pins")).unwrap();
-        Bpffs { path: path.to_owned(), is_own: true }.unmount_if_unused().unwrap();
+        let another = Bpffs::mount(path).unwrap();
+        made().unmount_if_unused().unwrap();
+        assert_eq!(magic(), BPF_FS_MAGIC, "another is about to pin something");
+        drop(another);
+        made().unmount_if_unused().unwrap();
         assert_ne!(magic(), BPF_FS_MAGIC);
     }
 
     #[test]
     fn a_missing_directory_is_named() {
         let error = Bpffs::mount(Path::new("/nowhere/bpf")).unwrap_err();
-        assert_eq!(error.to_string(), "cannot examine /nowhere/bpf");
+        assert_eq!(error.to_string(), "cannot open /nowhere/bpf");
     }
 }

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use forwarder::datapath::{Datapath, Element, FlowTable, HeldFrames, Key, LoadOptions, Seen, Table, Value};
+use forwarder::host::Bpffs;
 use forwarder_ebpf::abi::{Counter, FlowEntry, MAX_IFACES, Ticks, status};
 use forwarder_ebpf::tables::Fate;
 use forwarder_golden::body::{Action, Body, Flows, Sent, measured};
@@ -17,6 +18,8 @@ use std::time::Duration;
 pub struct KernelBody<'n> {
     netns: &'n Netns,
     datapath: Datapath,
+    /// Where it is pinned.
+    bpffs: Option<Bpffs>,
     held: HeldFrames,
     /// Held frames are waited for on a runtime, even if never for long.
     runtime: tokio::runtime::Runtime,
@@ -84,12 +87,14 @@ impl<'n> KernelBody<'n> {
         one.set(first.context("no CPU to run on")?)?;
         nix::sched::sched_setaffinity(this, &one)?;
         // The namespace's name is unique, and what bears it is cleaned up also after a test that was killed.
-        let pins = Some(Path::new("/sys/fs/bpf").join(netns.name()));
+        let bpffs = Path::new(Bpffs::USUAL);
+        let pins = Some(bpffs.join(netns.name()));
+        let bpffs = Some(Bpffs::mount(bpffs)?);
         let options = LoadOptions { entries4: CAPACITY, entries6: CAPACITY, ifindexes: 64, pins };
         let datapath = Datapath::load(&options)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let held = runtime.block_on(async { datapath.take_held_frames() })?;
-        Ok(Self { netns, datapath, held, runtime, routes: BTreeSet::new(), still: BTreeSet::new() })
+        Ok(Self { netns, datapath, bpffs, held, runtime, routes: BTreeSet::new(), still: BTreeSet::new() })
     }
 
     fn try_reset(&mut self, world: &World) -> Result<()> {
@@ -151,6 +156,7 @@ impl Drop for KernelBody<'_> {
     fn drop(&mut self) {
         // What is left then, is left; the test's own result counts.
         let _ = self.datapath.remove();
+        let _ = self.bpffs.take().map(Bpffs::unmount_if_unused);
     }
 }
 
