@@ -189,9 +189,9 @@ fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8) {
     if signal & RST != 0 {
         add |= status::RESET;
         // What its sender says after that will be watched.
-        entry.status.or(u32::from(ACK));
+        entry.status.or(u32::from(ACK) | status::RESET_HERE);
     } else if is_taken_back(bits, signal) {
-        entry.status.and(!status::RESET);
+        entry.status.and(!(status::RESET | status::RESET_HERE));
         partner.status.and(!status::RESET);
         if !originator || bits & status::ESTABLISHED != 0 {
             entry.status.and(!u32::from(ACK));
@@ -214,16 +214,23 @@ fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8) {
     if is_placing_again(entry, signal) {
         entry.status.and(!u32::from(ACK));
     }
-    entry.status.or(add | u32::from(signal) << status::FLAGS_SHIFT);
+    entry.status.or(add | seen(bits, signal));
     partner.status.or(add);
+}
+
+/// What to note of a packet's flags in an entry with these bits: flow logs tell each window's.
+#[inline(always)]
+fn seen(bits: u32, signal: u8) -> u32 {
+    let again = bits >> status::FLAGS_SHIFT & u32::from(signal) & u32::from(FIN | SYN | RST);
+    u32::from(signal) << status::FLAGS_SHIFT | again << status::AGAIN_SHIFT
 }
 
 /// Whether a packet shows that the reset before it was not of its sender, who goes on with the connection (RFC 6146
 /// §3.5.2.2, state TRANS; RFC 7857 §2.2). What the other end says shows nothing: it may have been on its way.
 #[inline(always)]
 fn is_taken_back(bits: u32, signal: u8) -> bool {
-    let by_this_end = bits >> status::FLAGS_SHIFT & u32::from(RST) != 0;
-    by_this_end && bits & status::RESET != 0 && signal & (RST | SYN | ACK) == ACK
+    let by_this_end = status::RESET | status::RESET_HERE;
+    bits & by_this_end == by_this_end && signal & (RST | SYN | ACK) == ACK
 }
 
 /// Whether this TCP packet says where its direction stands in the sequence space: the first one does, and each SYN until
@@ -264,20 +271,20 @@ pub(crate) fn is_reopening(signal: u8, bits: u32) -> bool {
     signal & (SYN | ACK | RST) == SYN && State::of(protocol::TCP, bits) == State::Closing
 }
 
-/// A SYN on a closing connection begins a new one on the same tuple and the same translation. The counters go on: they
-/// belong to the tuple, as in a flow log record.
+/// A SYN on a closing connection begins a new one on the same tuple and the same translation. The counters go on, and so do the
+/// flags: they belong to the tuple, as in a flow log record.
 #[inline(always)]
 fn reopen(entry: &FlowEntry, partner: &FlowEntry) {
-    let originator = entry.status.load() & status::ORIGINATOR != 0;
-    let forget = status::WATCH | 0xff << status::FLAGS_SHIFT | status::SHARED;
+    let bits = entry.status.load();
+    let originator = bits & status::ORIGINATOR != 0;
+    let forget = status::WATCH | status::RESET_HERE | status::SHARED;
     let watch = u32::from(SYN | FIN | RST);
     let (own, other) = if originator { (watch | u32::from(ACK), watch) } else { (watch, watch | u32::from(ACK)) };
-    let flags = u32::from(SYN) << status::FLAGS_SHIFT;
     // Asked by the responder: it has spoken, so the connection counts as answered when the originator acknowledges.
     let shared = if originator { 0 } else { status::REPLIED };
     entry.status.and(!forget);
     partner.status.and(!forget);
-    entry.status.or(own | flags | shared);
+    entry.status.or(own | seen(bits, SYN) | shared);
     partner.status.or(other | shared);
 }
 
@@ -359,6 +366,26 @@ mod tests {
     }
 
     #[test]
+    fn flags_that_come_again_are_told_from_those_that_came_before() {
+        let flags = |dialogue: &Dialogue| {
+            let bits = dialogue.bits(dialogue.key);
+            ((bits & status::FLAGS) >> status::FLAGS_SHIFT, (bits & status::AGAIN) >> status::AGAIN_SHIFT)
+        };
+        let (syn, fin, rst, ack) = (u32::from(SYN), u32::from(FIN), u32::from(RST), u32::from(ACK));
+        let dialogue = tcp();
+        assert_eq!(flags(&dialogue), (syn, 0));
+        let dialogue = dialogue.says(SYN, Unreplied);
+        assert_eq!(flags(&dialogue), (syn, syn));
+        assert!(crate::flow_table::forget_again(&dialogue.sim.flows4, &dialogue.key));
+        let dialogue = dialogue.hears(SYN | ACK, Opening).hears(SYN | ACK, Opening).says(ACK, Established);
+        assert_eq!(flags(&dialogue), (syn | ack, 0), "what the other end repeats is its own");
+        let dialogue = dialogue.says(RST | ACK, Closing).says(SYN, Unreplied);
+        assert_eq!(flags(&dialogue), (syn | ack | rst, syn), "another connection on the same tuple");
+        let dialogue = dialogue.says(FIN | ACK, HalfClosed).says(FIN | RST, Closing);
+        assert_eq!(flags(&dialogue), (syn | ack | rst | fin, syn | rst | fin));
+    }
+
+    #[test]
     fn half_closed_may_be_idle_as_long_as_established() {
         assert_eq!(open().hears(FIN | ACK, HalfClosed).class(), Class::TcpEstablished);
         assert_eq!(tcp().says(FIN | ACK, HalfClosed).class(), Class::TcpTransitory);
@@ -377,6 +404,7 @@ mod tests {
         open().says(RST | ACK, Closing).hears(ACK, Closing).says(ACK, Established).says(RST, Closing);
         open().hears(RST, Closing).hears(FIN | ACK, HalfClosed).says(FIN | ACK, Closing).hears(ACK, Closing);
         tcp().hears(RST, Closing).hears(SYN | ACK, Closing).says(ACK, Closing).hears(ACK, Established);
+        open().says(RST, Closing).says(ACK, Established).hears(RST, Closing).says(ACK, Closing);
         let again = open().hears(RST, Closing).hears(ACK, Established);
         assert_eq!(again.bits(again.key.reversed(Side::Outside as u8)) & status::WATCH, u32::from(SYN | FIN | RST));
     }

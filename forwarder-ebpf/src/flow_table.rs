@@ -307,6 +307,12 @@ pub fn watch<K: FlowKey, S: Slots<K>>(slots: &S, key: &K, signals: u8) -> bool {
     find(slots, key).map(|slot| slot.entry.status.or(signals.into())).is_some()
 }
 
+/// Has the entry forget which TCP flags were seen again (`status::AGAIN`). False: there is no such entry.
+#[inline(always)]
+pub fn forget_again<K: FlowKey, S: Slots<K>>(slots: &S, key: &K) -> bool {
+    find(slots, key).map(|slot| slot.entry.status.and(!status::AGAIN)).is_some()
+}
+
 impl Shape {
     /// Of a table for so many entries with keys `K`. `secret` is random.
     pub const fn of<K: FlowKey>(entries: u32, secret: [u32; 10]) -> Self {

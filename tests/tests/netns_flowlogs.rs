@@ -6,7 +6,8 @@ use forwarder_kit::serve;
 use forwarder_kit::topology::Shape;
 use forwarder_tests::records::{Record, number, read};
 use forwarder_tests::{Family, Lab, SMALL_TABLE, in_both_shapes};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -240,6 +241,67 @@ fn rules_are_named_also_after_a_reload() -> Result<()> {
     ensure!(of(&records, "the_first") == (20, 20) && of(&records, "the_second") == (14, 14), "{records:?}");
     ensure!(sum(&records, "dstport", "23", "no_telnet", "REJECT") == 1, "{records:?}");
     ensure!(records.iter().all(|record| record["log-status"] != "OK" || record["rule-name"] != "-"), "{records:?}");
+    Ok(())
+}
+
+/// A server whose answers are lost for a while: each window with a SYN says so, also when it is not the first one; and windows of
+/// data say nothing.
+#[test]
+fn each_window_has_the_tcp_flags_that_came_in_it() -> Result<()> {
+    const FORMAT: &str =
+        "${interface-id} ${flow-direction} ${pkt-srcaddr} ${protocol} ${tcp-flags} ${packets} ${log-status}";
+    let directory = tempfile::tempdir()?;
+    let log = directory.path().join("flow.log");
+    let mut lab = lab(Shape::TwoArmed, &log, FORMAT, "")?;
+    let _echo = serve::tcp_echo(&lab.net.server, &[7], 1)?;
+    let (client, server, seen) = (lab.client(), lab.server(Family::V4), lab.seen(Family::V4));
+    client.run("ping", &format!("-c 1 -W 2 -q {server}"))?;
+    lab.net.server.ip(&format!("route add blackhole {seen}"))?;
+    let of = |sender: IpAddr, direction: &str| -> Result<Vec<u64>> {
+        let is_it = |record: &Record| {
+            record["protocol"] == "6"
+                && record["flow-direction"] == direction
+                && record["pkt-srcaddr"] == sender.to_string()
+        };
+        Ok(read(&log, FORMAT)?
+            .iter()
+            .filter(|record| is_it(record))
+            .map(|record| number(record, "tcp-flags"))
+            .collect())
+    };
+    let mut connection = std::thread::scope(|scope| {
+        let opening = scope.spawn(|| {
+            client.enter(|| Ok(TcpStream::connect_timeout(&SocketAddr::new(server, 7), Duration::from_secs(60))?))
+        });
+        let three = || Ok(of(lab.net.client_v4(0).into(), "ingress")?.len() >= 3);
+        wait_until("three windows with a SYN", Duration::from_secs(30), three)?;
+        lab.net.server.ip(&format!("route del blackhole {seen}"))?;
+        opening.join().expect("who connects does not panic")
+    })?;
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(1500));
+        connection.write_all(b"data")?;
+        connection.read_exact(&mut [0; 4])?;
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    drop(connection);
+    wait_until("the connection to end", Duration::from_secs(30), || {
+        Ok(lab.appliance.flows()?.iter().any(|flow| flow.json["state"] == "closing"))
+    })?;
+    lab.appliance.stop()?;
+    for (sender, direction, syn) in [
+        (lab.net.client_v4(0).into(), "ingress", 2),
+        (seen, "egress", 2),
+        (server, "ingress", 18),
+        (server, "egress", 18),
+    ] {
+        let flags = of(sender, direction)?;
+        let opening = flags.iter().take_while(|flags| **flags == syn).count();
+        let silent = flags[opening..].iter().take_while(|flags| **flags == 0).count();
+        let least = if syn == 2 { 4 } else { 1 };
+        ensure!(opening >= least && silent >= 2, "{sender} {direction}: {flags:?}");
+        ensure!(flags[opening + silent..] == [1], "{sender} {direction}: FIN is in the last window alone: {flags:?}");
+    }
     Ok(())
 }
 

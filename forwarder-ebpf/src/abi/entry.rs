@@ -187,8 +187,16 @@ pub mod status {
     pub const WATCH: u32 = 0xff;
     /// Signal of every packet that is not TCP. It is TCP's CWR bit, which TCP signals leave out.
     pub const SIGNAL: u8 = 0x80;
-    /// Second byte: OR of the TCP flags FIN, SYN, RST and ACK seen in this direction.
+    /// Where the TCP flags FIN, SYN, RST and ACK stand that have been seen in this direction since the entry was made.
     pub const FLAGS_SHIFT: u32 = 8;
+    /// Those bits. Between them there is room for the next one.
+    pub const FLAGS: u32 = 0x17 << FLAGS_SHIFT;
+    /// This end has sent an RST, and nothing since that takes it back.
+    pub const RESET_HERE: u32 = 1 << 11;
+    /// Where FIN, SYN and RST stand if they were seen again since the controller last took note; in TCP's order.
+    pub const AGAIN_SHIFT: u32 = 13;
+    /// Those bits.
+    pub const AGAIN: u32 = 7 << AGAIN_SHIFT;
     /// An answer has been seen. This and the next five stand equal in both entries of a connection.
     pub const REPLIED: u32 = 1 << 16;
     /// UDP with more than one request and response.

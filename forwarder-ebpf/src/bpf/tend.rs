@@ -6,7 +6,7 @@ use crate::maps::KernelTables;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use forwarder_ebpf::abi::{FlowKey4, FlowKey6, tend};
-use forwarder_ebpf::flow_table::{retire, vacate, watch};
+use forwarder_ebpf::flow_table::{forget_again, retire, vacate, watch};
 use forwarder_ebpf::frame::Frame;
 use forwarder_ebpf::wire::tcp_flags::ACK;
 use zerocopy::FromBytes;
@@ -62,4 +62,16 @@ pub fn place4(ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn place6(ctx: XdpContext) -> u32 {
     each::<FlowKey6, 40>(&ctx, |tables, key| watch(tables, key, ACK))
+}
+
+/// Has entries, by their keys, forget which TCP flags were seen again: flow logs have them.
+#[xdp]
+pub fn forget4(ctx: XdpContext) -> u32 {
+    each::<FlowKey4, 16>(&ctx, forget_again)
+}
+
+/// Has entries, by their keys, forget which TCP flags were seen again: flow logs have them.
+#[xdp]
+pub fn forget6(ctx: XdpContext) -> u32 {
+    each::<FlowKey6, 40>(&ctx, forget_again)
 }

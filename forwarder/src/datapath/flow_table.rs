@@ -26,18 +26,18 @@ const AT_ONCE: u32 = 1 << 14;
 pub trait Key: FlowKey + FromBytes + IntoBytes + Immutable {
     /// The maps of slots, of births, and of the blocks in use.
     const MAPS: [&'static str; 3];
-    /// The program that retires keys, that which vacates slots, and that which has directions placed.
-    const PROGRAMS: [&'static str; 3];
+    /// The programs of its [`Tending`], in their order there.
+    const PROGRAMS: [&'static str; 4];
 }
 
 impl Key for FlowKey4 {
     const MAPS: [&'static str; 3] = [names::FLOWS4, names::BIRTHS4, names::BLOCKS4];
-    const PROGRAMS: [&'static str; 3] = ["retire4", "vacate4", "place4"];
+    const PROGRAMS: [&'static str; 4] = ["retire4", "vacate4", "place4", "forget4"];
 }
 
 impl Key for FlowKey6 {
     const MAPS: [&'static str; 3] = [names::FLOWS6, names::BIRTHS6, names::BLOCKS6];
-    const PROGRAMS: [&'static str; 3] = ["retire6", "vacate6", "place6"];
+    const PROGRAMS: [&'static str; 4] = ["retire6", "vacate6", "place6", "forget6"];
 }
 
 /// An entry as it was found.
@@ -55,6 +55,19 @@ pub struct Seen<K> {
     pub birth: Birth,
 }
 
+/// The programs that change a table for the controller.
+#[derive(Debug)]
+pub(super) struct Tending {
+    /// Retires keys.
+    pub retire: OwnedFd,
+    /// Vacates slots.
+    pub vacate: OwnedFd,
+    /// Has directions placed.
+    pub place: OwnedFd,
+    /// Has flags that were seen again forgotten.
+    pub forget: OwnedFd,
+}
+
 /// What one family's table is made of.
 #[derive(Debug)]
 pub(super) struct Parts {
@@ -64,12 +77,8 @@ pub(super) struct Parts {
     pub births: OwnedFd,
     /// The map of blocks in use.
     pub blocks: OwnedFd,
-    /// The program that retires keys.
-    pub retire: OwnedFd,
-    /// The program that vacates slots.
-    pub vacate: OwnedFd,
-    /// The program that has directions placed.
-    pub place: OwnedFd,
+    /// The programs that change it.
+    pub tending: Tending,
     /// The map of both families' use.
     pub used: OwnedFd,
     /// What never changes.
@@ -85,9 +94,7 @@ pub struct FlowTable<K> {
     pub(super) slots: OwnedFd,
     pub(super) births: OwnedFd,
     pub(super) blocks: Mapping<SharedU64>,
-    retire: OwnedFd,
-    vacate: OwnedFd,
-    place: OwnedFd,
+    tending: Tending,
     pub(super) used: Table<u32, Used>,
     pub(super) shape: Shape,
     handshakes: Arc<Mapping<Handshake>>,
@@ -96,7 +103,7 @@ pub struct FlowTable<K> {
 
 impl<K: Key> FlowTable<K> {
     pub(super) fn new(parts: Parts) -> Result<Self> {
-        let Parts { slots, births, blocks, retire, vacate, place, used, shape, handshakes } = parts;
+        let Parts { slots, births, blocks, tending, used, shape, handshakes } = parts;
         let name = K::MAPS[0];
         let info =
             sys::map_info(slots.as_fd()).map_err(|source| DatapathError::map("read the size of", name, source))?;
@@ -106,7 +113,7 @@ impl<K: Key> FlowTable<K> {
         let blocks = Mapping::writable(blocks.as_fd(), shape.block_words() as usize)
             .map_err(|source| DatapathError::map("map the blocks of", name, source))?;
         let used = Table::new(names::USED, used)?;
-        Ok(Self { name, slots, births, blocks, retire, vacate, place, used, shape, handshakes, keys: PhantomData })
+        Ok(Self { name, slots, births, blocks, tending, used, shape, handshakes, keys: PhantomData })
     }
 
     /// Room for so many entries; a connection takes two.
@@ -164,7 +171,7 @@ impl<K: Key> FlowTable<K> {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove(&self, keys: &[K]) -> Result<u32> {
-        self.tend(&self.retire, keys)
+        self.tend(&self.tending.retire, keys)
     }
 
     /// Frees slots whose entries have been dying since before the last grace period.
@@ -172,7 +179,7 @@ impl<K: Key> FlowTable<K> {
     /// # Errors
     /// When the kernel refuses.
     pub fn vacate(&self, indexes: &[u32]) -> Result<u32> {
-        self.tend(&self.vacate, indexes)
+        self.tend(&self.tending.vacate, indexes)
     }
 
     /// Has the next packets of these TCP entries say where they stand in the sequence space.
@@ -180,7 +187,15 @@ impl<K: Key> FlowTable<K> {
     /// # Errors
     /// When the kernel refuses.
     pub fn place(&self, keys: &[K]) -> Result<u32> {
-        self.tend(&self.place, keys)
+        self.tend(&self.tending.place, keys)
+    }
+
+    /// Has these TCP entries forget which flags were seen again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn forget_again(&self, keys: &[K]) -> Result<u32> {
+        self.tend(&self.tending.forget, keys)
     }
 
     fn tend<T: IntoBytes + Immutable>(&self, program: &OwnedFd, elements: &[T]) -> Result<u32> {

@@ -1,7 +1,7 @@
 //! From the embedded object to a `Datapath`: maps made or taken over, programs past the verifier, stages in their places.
 
 use super::attach::remove_pins;
-use super::flow_table::{FlowTable, Key, Parts};
+use super::flow_table::{FlowTable, Key, Parts, Tending};
 use super::mapping::Mapping;
 use super::table::{PerCpu, Table};
 use super::{Datapath, DatapathError, Result};
@@ -265,14 +265,17 @@ fn flow_table<K: Key>(
     handshakes: &Arc<Mapping<Handshake>>,
 ) -> Result<FlowTable<K>> {
     let [slots, births, blocks] = K::MAPS;
-    let [retire, vacate, place] = K::PROGRAMS;
+    let [retire, vacate, place, forget] = K::PROGRAMS;
     FlowTable::new(Parts {
         slots: descriptor(programs, slots)?,
         births: descriptor(programs, births)?,
         blocks: descriptor(programs, blocks)?,
-        retire: program_descriptor(programs, retire)?,
-        vacate: program_descriptor(programs, vacate)?,
-        place: program_descriptor(programs, place)?,
+        tending: Tending {
+            retire: program_descriptor(programs, retire)?,
+            vacate: program_descriptor(programs, vacate)?,
+            place: program_descriptor(programs, place)?,
+            forget: program_descriptor(programs, forget)?,
+        },
         used: descriptor(programs, names::USED)?,
         shape: shapes.read(&(K::FAMILY as u32))?.unwrap_or_default(),
         handshakes: handshakes.clone(),

@@ -26,12 +26,14 @@ struct Line {
     bytes: u64,
     /// First packet of the open window, ticks; with `ENDED`, when the entry was made; else meaningless.
     first: Ticks,
-    /// Flags that windows have had already.
-    told: u8,
+    /// Flags that passes have seen.
+    known: u8,
     /// `OPEN`, `SEEN`, `ENDED`.
     state: u8,
-    /// Low half of the ticks when it was made: a new connection on the same tuple begins its flags anew.
-    made: u16,
+    /// Flags of the open window.
+    flags: u8,
+    /// Zero.
+    zero: u8,
 }
 
 /// The window has packets.
@@ -53,6 +55,8 @@ pub struct Counts {
     pub bytes: u64,
     /// TCP flags since it was made, as AWS counts them.
     pub tcp_flags: u8,
+    /// Those that came once more since the pass before.
+    pub again: u8,
     /// When it, or its latest reincarnation, was made.
     pub made: Ticks,
     /// Its last packet.
@@ -66,7 +70,7 @@ pub struct Taken {
     pub packets: u64,
     /// Bytes in the window.
     pub bytes: u64,
-    /// Flags that came in the window and not before.
+    /// Flags that came in the window.
     pub tcp_flags: u8,
     /// First packet in the window, as exact as passes are frequent.
     pub first: Ticks,
@@ -233,8 +237,8 @@ impl Ledger {
 impl Line {
     /// All that there is has been logged.
     fn told(counts: &Counts) -> Self {
-        let Counts { packets, bytes, tcp_flags: told, made, .. } = *counts;
-        Self { packets, bytes, told, state: SEEN, made: made as u16, first: 0 }
+        let Counts { packets, bytes, tcp_flags: known, .. } = *counts;
+        Self { packets, bytes, known, state: SEEN, ..Self::default() }
     }
 
     /// Notes what has come since the last pass; returns whether anything has.
@@ -253,9 +257,8 @@ impl Line {
                 if age(first) < age(counts.last) && age(counts.last) < Ticks::MAX / 2 { counts.last } else { first };
             self.state |= OPEN;
         }
-        if self.made != counts.made as u16 {
-            (self.made, self.told) = (counts.made as u16, 0);
-        }
+        self.flags |= counts.tcp_flags & !self.known | counts.again;
+        self.known = counts.tcp_flags;
         *self != before
     }
 
@@ -266,7 +269,7 @@ impl Line {
         let taken = Taken {
             packets: counts.packets - self.packets,
             bytes: counts.bytes - self.bytes,
-            tcp_flags: counts.tcp_flags & !self.told,
+            tcp_flags: self.flags,
             first: self.first,
             begins: self.state & SEEN == 0,
         };
@@ -328,8 +331,12 @@ mod tests {
         assert_eq!(flags(&with(2, 3), 200, true), Some(3));
         assert_eq!(flags(&with(3, 3), 300, true), Some(0));
         assert_eq!(flags(&with(4, 7), 400, true), Some(4));
-        let again = Counts { made: 450, ..with(5, 2) };
-        assert_eq!(flags(&again, 500, true), Some(2), "another connection on the same tuple");
+        let again = |packets, again| Counts { again, ..with(packets, 7) };
+        assert_eq!(flags(&again(5, 2), 500, false), None);
+        assert_eq!(flags(&again(6, 0), 600, true), Some(2), "a second SYN, an earlier pass of this window's");
+        assert_eq!(flags(&again(7, 0), 700, true), Some(0));
+        assert_eq!(flags(&again(7, 1), 800, true), None, "its packet is not counted yet");
+        assert_eq!(flags(&again(8, 0), 900, true), Some(1), "now it is");
     }
 
     #[test]

@@ -253,7 +253,7 @@ fn direction(entry: &FlowEntry) -> Direction {
     Direction {
         packets: entry.packets.load(),
         bytes: entry.bytes.load(),
-        tcp_flags: (entry.status.load() >> status::FLAGS_SHIFT) as u8,
+        tcp_flags: ((entry.status.load() & status::FLAGS) >> status::FLAGS_SHIFT) as u8,
     }
 }
 

@@ -180,18 +180,20 @@ fn interface(served: &Served) -> Interface {
 }
 
 fn counts<K: Key>(Seen { entry, birth, .. }: &Seen<K>) -> Counts {
+    let bits = entry.status.load();
     Counts {
         packets: entry.packets.load(),
         bytes: entry.bytes.load(),
-        tcp_flags: flags(entry.status.load()),
+        tcp_flags: logged(bits, bits >> status::FLAGS_SHIFT),
+        again: logged(bits, bits >> status::AGAIN_SHIFT),
         made: birth.since.load(),
         last: entry.last_seen.load(),
     }
 }
 
-/// As AWS counts them: FIN, SYN and RST, and ACK only with SYN, which is how a responder answers.
-fn flags(bits: u32) -> u8 {
-    let seen = (bits >> status::FLAGS_SHIFT) as u8 & FIN_SYN_RST;
+/// Flags as AWS counts them: FIN, SYN and RST, and ACK only with SYN, which is how a responder answers.
+fn logged(bits: u32, seen: u32) -> u8 {
+    let seen = seen as u8 & FIN_SYN_RST;
     let answer = seen & SYN != 0 && bits & status::ORIGINATOR == 0;
     if answer { seen | ACK } else { seen }
 }
@@ -243,10 +245,10 @@ pub(super) mod tests {
 
     #[test]
     fn flags_are_awss() {
-        let bits = |seen: u32, role| seen << status::FLAGS_SHIFT | role;
-        assert_eq!(flags(bits(0x10, status::ORIGINATOR)), 0, "ACK alone");
-        assert_eq!(flags(bits(0x13, status::ORIGINATOR)), 3, "SYN, ACK, FIN");
-        assert_eq!(flags(bits(0x13, 0)), 19, "SYN-ACK, FIN");
-        assert_eq!(flags(bits(0x14, 0)), 4, "RST-ACK");
+        assert_eq!(logged(status::ORIGINATOR, 0x10), 0, "ACK alone");
+        assert_eq!(logged(status::ORIGINATOR, 0x13), 3, "SYN, ACK, FIN");
+        assert_eq!(logged(0, 0x13), 19, "SYN-ACK, FIN");
+        assert_eq!(logged(0, 0x14), 4, "RST-ACK");
+        assert_eq!(logged(0, 0xf8), 0, "what else stands there");
     }
 }

@@ -15,7 +15,7 @@ use super::load::{GROUPS, Load};
 use super::log::Logger;
 use crate::config::Timeouts;
 use crate::datapath::{Datapath, DatapathError, FlowTable, Seen, wait_for_programs};
-use forwarder_ebpf::abi::{FlowEntry, NextHop, Ticks, status};
+use forwarder_ebpf::abi::{FlowEntry, NextHop, Ticks, status, tend};
 use forwarder_ebpf::conntrack::{Class, State, is_to_be_placed};
 use forwarder_ebpf::flow_table::Tenancy;
 use std::collections::{BTreeMap, BTreeSet};
@@ -160,24 +160,34 @@ struct Gathered<'t, K> {
     removal: Removal<'t, K>,
     /// Directions that have to say again where they stand.
     unplaced: Vec<K>,
+    /// Directions whose flags of before are in the books. What is seen again between here and there is of this pass as well.
+    told: Vec<K>,
     /// Those that are not over.
     live: u64,
 }
 
-impl<K: Key> Gathered<'_, K> {
-    /// Directions that are asked at once.
-    const MANY: usize = 4096;
+impl<'t, K: Key> Gathered<'t, K> {
+    fn new(table: &'t FlowTable<K>) -> Self {
+        let removal = Removal::new(table);
+        Self { table, found: Vec::new(), removal, unplaced: Vec::new(), told: Vec::new(), live: 0 }
+    }
 
-    fn have_placed(&mut self, Seen { key, entry, birth, .. }: &Seen<K>) -> Result<(), DatapathError> {
+    /// What the entry itself has to do.
+    fn ask(&mut self, Seen { key, entry, birth, .. }: &Seen<K>) -> Result<(), DatapathError> {
         if is_to_be_placed(key.protocol(), birth, entry) {
             self.unplaced.push(*key);
         }
-        if self.unplaced.len() < Self::MANY { Ok(()) } else { self.place() }
+        if entry.status.load() & status::AGAIN != 0 {
+            self.told.push(*key);
+        }
+        if self.unplaced.len().max(self.told.len()) < tend::BATCH { Ok(()) } else { self.finish_asking() }
     }
 
-    fn place(&mut self) -> Result<(), DatapathError> {
+    fn finish_asking(&mut self) -> Result<(), DatapathError> {
         self.table.place(&self.unplaced)?;
+        self.table.forget_again(&self.told)?;
         self.unplaced.clear();
+        self.told.clear();
         Ok(())
     }
 }
@@ -185,8 +195,7 @@ impl<K: Key> Gathered<'_, K> {
 impl Walk<'_> {
     /// Judges and counts one table; returns its connections.
     fn table<K: Key>(&mut self, table: &FlowTable<K>) -> Result<u64, DatapathError> {
-        let mut gathered =
-            Gathered { table, found: Vec::new(), removal: Removal::new(table), unplaced: Vec::new(), live: 0 };
+        let mut gathered = Gathered::new(table);
         let mut dying = Vec::new();
         table.visit_all(|seen| {
             let Seen { tenancy, key, entry, .. } = seen;
@@ -195,7 +204,7 @@ impl Walk<'_> {
                 return Ok(());
             }
             self.logger.observe(table, seen);
-            gathered.have_placed(seen)?;
+            gathered.ask(seen)?;
             let is_over = self.judge.is_over(key.protocol(), entry);
             if entry.status.load() & status::ORIGINATOR == 0 {
                 // It goes with its originator's. Alone, it is a rest of something interrupted; that can wait, because to
@@ -214,7 +223,7 @@ impl Walk<'_> {
         })?;
         self.judge_idle(&mut gathered)?;
         gathered.removal.finish()?;
-        gathered.place()?;
+        gathered.finish_asking()?;
         let live = gathered.live;
         self.bury(table, &dying)?;
         Ok(live)

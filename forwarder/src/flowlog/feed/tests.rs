@@ -106,7 +106,7 @@ impl World {
     }
 
     fn counts(&self, packets: u64) -> Counts {
-        Counts { packets, bytes: 50 * packets, made: 100, last: 100 * (self.second + 1), tcp_flags: 0 }
+        Counts { packets, bytes: 50 * packets, made: 100, last: 100 * (self.second + 1), ..Counts::default() }
     }
 }
 
