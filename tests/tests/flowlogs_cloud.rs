@@ -11,7 +11,7 @@ use forwarder_kit::run::{PATIENCE, Running, run, wait_until};
 use forwarder_kit::{Appliance, Topology, serve};
 use forwarder_tests::{Lab, SMALL_TABLE};
 use serde_json::Value;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -252,6 +252,31 @@ fn a_service_that_is_killed_gets_everything_when_it_is_back() -> Result<()> {
     ensure!(file == [4 * QUESTIONS, 4 * QUESTIONS * PACKET, 0], "the file has {file:?}");
     ensure!(second.is_running() && !log.contains("loses records"), "{log}");
     Ok(())
+}
+
+/// A service that takes a request and never answers is asked again, on another connection.
+#[test]
+fn a_service_that_falls_silent_is_asked_again() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let cloud = config(directory.path(), "64m").1;
+    let config = format!(
+        "{SMALL_TABLE}[flow_logs]\ninterval = \"1s\"\naccount_id = \"123456789012\"\n\
+         [[flow_logs.destination]]\nkind = \"cloudwatch-logs\"\nlog_group = \"flows\"\ncreate_log_group = true\n\
+         format = \"{CUSTOM}\"\n{cloud}"
+    );
+    let mut lab = lab(&config)?;
+    let _server = serve::udp_echo(&lab.net.server, &[9000])?;
+    let silent = lab.net.appliance.enter(|| TcpListener::bind("127.0.0.1:5000").context("cannot listen"))?;
+    ask_and_answer(&lab)?;
+    let (_asked, _) = silent.accept()?;
+    drop(silent);
+    let _moto = moto(&lab)?;
+    wait_until("the service to have everything", Duration::from_secs(120), || {
+        // There is no such log group before.
+        Ok(numbers(&lab, "cloudwatch", "flows").is_ok_and(|found| found == [QUESTIONS, QUESTIONS * PACKET, 0]))
+    })
+    .with_context(|| format!("{:?}\n{}", numbers(&lab, "cloudwatch", "flows"), lab.appliance.log()))?;
+    lab.appliance.stop()
 }
 
 /// When more waits than may, what is lost is declared where it is missing, and nowhere else; what is there is there once.

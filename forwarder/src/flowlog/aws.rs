@@ -4,28 +4,35 @@
 use super::identity::Identity;
 use super::spool::Failed;
 use crate::config::Cloud;
+use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Runtime;
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// A connection to AWS, made when it is first needed: the instance's region may not be known before.
 pub struct Aws {
     cloud: Cloud,
     identity: Arc<Identity>,
     runtime: Runtime,
+    patience: Duration,
     loaded: Option<SdkConfig>,
 }
 
 impl Aws {
-    /// Not connected yet.
+    /// Not connected yet. `patience` is for one request and its answer: a service that takes a request and says nothing more
+    /// is asked again after that, on another connection.
     ///
     /// # Errors
     /// When there is no runtime to be had.
-    pub fn new(cloud: Cloud, identity: Arc<Identity>) -> std::io::Result<Self> {
+    pub fn new(cloud: Cloud, identity: Arc<Identity>, patience: Duration) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { cloud, identity, runtime, loaded: None })
+        Ok(Self { cloud, identity, runtime, patience, loaded: None })
     }
 
     /// Who and where we are.
@@ -56,7 +63,9 @@ impl Aws {
         let client = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
             .build_https();
-        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(client);
+        let timeouts =
+            TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(self.patience).build();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(client).timeout_config(timeouts);
         if let Some(region) = region {
             loader = loader.region(Region::new(region));
         }

@@ -84,6 +84,12 @@ mod cloud {
     use crate::flowlog::s3::{S3, S3Lines};
     use crate::flowlog::spool::{Spool, Upload};
     use std::path::PathBuf;
+    use std::time::Duration;
+
+    /// For an object of up to 75 MB of text, compressed.
+    const OBJECT_MAY_TAKE: Duration = Duration::from_secs(300);
+    /// For a batch of events, 1 MiB.
+    const EVENTS_MAY_TAKE: Duration = Duration::from_secs(30);
 
     pub(super) fn sink(wanted: Wanted<'_>) -> io::Result<Opened> {
         let Wanted { config, name, home, identity } = wanted;
@@ -91,7 +97,7 @@ mod cloud {
         let spool = |cloud: &Cloud, upload: Box<dyn Upload>| {
             Spool::open(&directory(cloud, wanted), u64::from(cloud.spool_bytes), upload, name)
         };
-        let aws = |cloud: &Cloud| Aws::new(cloud.clone(), identity.clone());
+        let aws = |cloud: &Cloud, patience| Aws::new(cloud.clone(), identity.clone(), patience);
         match &config.kind {
             Kind::S3 { bucket, prefix, objects, cloud } => {
                 let mut objects: Objects = objects.clone();
@@ -99,14 +105,15 @@ mod cloud {
                     objects.flow_log_id = format!("fl-0{}", code(&format!("{} {name}", home.instance)));
                 }
                 let (bucket, prefix) = (bucket.clone(), prefix.clone());
-                let (aws, lines) = (aws(cloud)?, format.clone());
+                let (aws, lines) = (aws(cloud, OBJECT_MAY_TAKE)?, format.clone());
                 let service = S3 { aws, bucket, prefix, objects: objects.clone(), format: lines, client: None };
                 let (lines, torn) = S3Lines::open(spool(cloud, Box::new(service))?, objects, &format)?;
                 Ok((Box::new(Text::new(format, lines)), torn))
             }
             Kind::CloudWatch { log_group, create, cloud } => {
                 let (log_group, create) = (log_group.clone(), *create);
-                let service = CloudWatch { aws: aws(cloud)?, log_group, create, client: None };
+                let aws = aws(cloud, EVENTS_MAY_TAKE)?;
+                let service = CloudWatch { aws, log_group, create, client: None };
                 let (sink, torn) = CloudWatchSink::open(format, spool(cloud, Box::new(service))?)?;
                 Ok((Box::new(sink), torn))
             }
@@ -115,7 +122,7 @@ mod cloud {
     }
 
     pub(super) fn check(cloud: &Cloud, wanted: Wanted<'_>) -> io::Result<()> {
-        Aws::new(cloud.clone(), wanted.identity.clone())?;
+        Aws::new(cloud.clone(), wanted.identity.clone(), OBJECT_MAY_TAKE)?;
         let directory = directory(cloud, wanted);
         std::fs::create_dir_all(&directory)?;
         tempfile_in(&directory)
