@@ -279,6 +279,32 @@ fn a_service_that_falls_silent_is_asked_again() -> Result<()> {
     lab.appliance.stop()
 }
 
+/// Who stops, or takes such a destination away, does not wait for the answer. What the service has not taken stays in the spool.
+#[test]
+fn an_end_does_not_wait_for_a_silent_service() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let cloud = config(directory.path(), "64m").1;
+    let config = format!(
+        "{SMALL_TABLE}[flow_logs]\ninterval = \"1s\"\naccount_id = \"123456789012\"\n\
+         [[flow_logs.destination]]\nkind = \"s3\"\nbucket = \"logs\"\nevery = \"1s\"\nformat = \"{CUSTOM}\"\n{cloud}"
+    );
+    let mut lab = lab(&config)?;
+    let _server = serve::udp_echo(&lab.net.server, &[9000])?;
+    let silent = lab.net.appliance.enter(|| TcpListener::bind("127.0.0.1:5000").context("cannot listen"))?;
+    ask_and_answer(&lab)?;
+    let _asked = silent.accept()?;
+    drop(silent);
+    // An object may take five minutes; `stop` has less patience.
+    lab.appliance.stop()?;
+    let _moto = moto(&lab)?;
+    sums(&lab, "make", "logs")?;
+    lab.appliance.start_again()?;
+    wait_until("the service to have everything", PATIENCE, || {
+        Ok(numbers(&lab, "s3", "logs").is_ok_and(|found| found == [QUESTIONS, QUESTIONS * PACKET, 0]))
+    })?;
+    lab.appliance.stop()
+}
+
 /// When more waits than may, what is lost is declared where it is missing, and nowhere else; what is there is there once.
 #[test]
 fn a_full_spool_declares_what_it_loses() -> Result<()> {

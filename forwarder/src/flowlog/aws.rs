@@ -2,8 +2,9 @@
 //! a runtime of the uploading thread's own.
 
 use super::identity::Identity;
-use super::spool::Failed;
+use super::spool::{Ends, Failed};
 use crate::config::Cloud;
+use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
@@ -15,12 +16,16 @@ use tokio::runtime::Runtime;
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether to go on waiting.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// A connection to AWS, made when it is first needed: the instance's region may not be known before.
 pub struct Aws {
     cloud: Cloud,
     identity: Arc<Identity>,
     runtime: Runtime,
     patience: Duration,
+    ends: Ends,
     loaded: Option<SdkConfig>,
 }
 
@@ -32,7 +37,7 @@ impl Aws {
     /// When there is no runtime to be had.
     pub fn new(cloud: Cloud, identity: Arc<Identity>, patience: Duration) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Self { cloud, identity, runtime, patience, loaded: None })
+        Ok(Self { cloud, identity, runtime, patience, ends: Ends::default(), loaded: None })
     }
 
     /// Who and where we are.
@@ -45,9 +50,27 @@ impl Aws {
         !self.cloud.endpoint.is_empty()
     }
 
+    /// Has waiting end when these do.
+    pub fn watch(&mut self, ends: Ends) {
+        self.ends = ends;
+    }
+
     /// Waits for what a service does.
-    pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime.block_on(work)
+    ///
+    /// # Errors
+    /// When the end comes first.
+    pub fn wait<T>(&self, work: impl Future<Output = T>) -> Result<T, Failed> {
+        let end = async {
+            while !self.ends.are_here() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                done = work => Ok(done),
+                () = end => Err(Failed::Again("it has not answered, and there is no more time".to_owned())),
+            }
+        })
     }
 
     /// Settings for a client.
@@ -66,6 +89,8 @@ impl Aws {
         let timeouts =
             TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(self.patience).build();
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(client).timeout_config(timeouts);
+        // The spool tries again, and says so.
+        loader = loader.retry_config(RetryConfig::disabled());
         if let Some(region) = region {
             loader = loader.region(Region::new(region));
         }

@@ -6,7 +6,7 @@
 
 use super::aws::{Aws, failed};
 use super::destination::Sink;
-use super::spool::{Failed, Segment, SoFar, Spool, Upload};
+use super::spool::{Ends, Failed, Segment, SoFar, Spool, Upload};
 use super::text::records;
 use crate::record::{Batch, Direction, Filter, Format, Interfaces, Record};
 use aws_sdk_cloudwatchlogs::Client;
@@ -159,12 +159,13 @@ impl CloudWatch {
     fn put(&self, client: &Client, stream: &str, events: &[InputLogEvent]) -> Result<u64, Failed> {
         let put = || {
             let request = client.put_log_events().log_group_name(&self.log_group).log_stream_name(stream);
-            self.aws.wait(request.set_log_events(Some(events.to_vec())).send()).map_err(Box::new)
+            let answer = self.aws.wait(request.set_log_events(Some(events.to_vec())).send())?;
+            Ok::<_, Failed>(answer.map_err(Box::new))
         };
-        let answer = match put() {
+        let answer = match put()? {
             Err(error) if error.code() == Some("ResourceNotFoundException") => {
                 self.make(client, stream)?;
-                put()
+                put()?
             }
             answer => answer,
         };
@@ -181,7 +182,7 @@ impl CloudWatch {
     fn make(&self, client: &Client, stream: &str) -> Result<(), Failed> {
         const THERE: &str = "ResourceAlreadyExistsException";
         if self.create {
-            let made = self.aws.wait(client.create_log_group().log_group_name(&self.log_group).send());
+            let made = self.aws.wait(client.create_log_group().log_group_name(&self.log_group).send())?;
             if let Err(error) = made
                 && error.code() != Some(THERE)
             {
@@ -189,7 +190,7 @@ impl CloudWatch {
             }
         }
         let request = client.create_log_stream().log_group_name(&self.log_group).log_stream_name(stream);
-        match self.aws.wait(request.send()) {
+        match self.aws.wait(request.send())? {
             Err(error) if error.code() != Some(THERE) => Err(failed(&error, &[])),
             _ => Ok(()),
         }
@@ -197,6 +198,10 @@ impl CloudWatch {
 }
 
 impl Upload for CloudWatch {
+    fn watch(&mut self, ends: Ends) {
+        self.aws.watch(ends);
+    }
+
     fn upload(&mut self, tag: &str, lines: &[u8], so_far: &mut SoFar) -> Result<(), Failed> {
         let client = self.client()?;
         let events = events(lines);

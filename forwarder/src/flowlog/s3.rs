@@ -6,7 +6,7 @@
 
 use super::aws::{Aws, failed};
 use super::columns;
-use super::spool::{Failed, Segment, SoFar, Spool, Upload};
+use super::spool::{Ends, Failed, Segment, SoFar, Spool, Upload};
 use super::text::Lines;
 use crate::config::Objects;
 use crate::record::Format;
@@ -147,6 +147,10 @@ impl S3 {
 }
 
 impl Upload for S3 {
+    fn watch(&mut self, ends: Ends) {
+        self.aws.watch(ends);
+    }
+
     fn upload(&mut self, tag: &str, lines: &[u8], so_far: &mut SoFar) -> Result<(), Failed> {
         let client = self.client()?;
         let (body, left_out) = self.body(lines).map_err(Failed::Never)?;
@@ -154,7 +158,7 @@ impl Upload for S3 {
         let key = key(&self.prefix, &self.objects, [&account, &region], tag);
         let kind = if self.objects.parquet { "application/octet-stream" } else { "application/gzip" };
         let request = client.put_object().bucket(&self.bucket).key(key).content_type(kind).body(ByteStream::from(body));
-        self.aws.wait(request.send()).map_err(|error| failed(&error, &["EntityTooLarge"]))?;
+        self.aws.wait(request.send())?.map_err(|error| failed(&error, &["EntityTooLarge"]))?;
         so_far.refused += left_out;
         Ok(())
     }

@@ -59,6 +59,20 @@ pub trait Upload: Send {
     fn records(&self, lines: &[u8]) -> u64 {
         lines.iter().filter(|byte| **byte == b'\n').count() as u64
     }
+
+    /// Is told how to find out that an answer is not waited for any longer.
+    fn watch(&mut self, _: Ends) {}
+}
+
+/// Whether the uploading thread has to give up even what it is at.
+#[derive(Clone, Debug, Default)]
+pub struct Ends(Arc<Shared>);
+
+impl Ends {
+    /// Now.
+    pub fn are_here(&self) -> bool {
+        self.0.gives_up.get().is_some_and(|time| Instant::now() >= *time)
+    }
 }
 
 /// What the worker and the uploader share.
@@ -70,6 +84,8 @@ struct Shared {
     given_up: AtomicU64,
     /// Set when the thread is to end.
     ending: OnceLock<Ending>,
+    /// When the attempt that it is at then is given up.
+    gives_up: OnceLock<Instant>,
 }
 
 /// How the thread ends.
@@ -79,6 +95,16 @@ enum Ending {
     Now,
     /// When nothing waits any more, or with the first attempt that fails after this time.
     After(Instant),
+}
+
+impl Ending {
+    /// How long what it is at may take from then on: who waits for the end does not wait for a service that says nothing.
+    fn answer_may_take(self) -> Duration {
+        match self {
+            Self::Now => LAST_ATTEMPTS,
+            Self::After(_) => 3 * LAST_ATTEMPTS,
+        }
+    }
 }
 
 /// The worker's side.
@@ -105,9 +131,10 @@ impl Spool {
     ///
     /// # Errors
     /// When it cannot be made or read, or there is no thread left.
-    pub fn open(directory: &Path, limit: u64, upload: Box<dyn Upload>, name: &str) -> io::Result<Self> {
+    pub fn open(directory: &Path, limit: u64, mut upload: Box<dyn Upload>, name: &str) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let shared = Arc::<Shared>::default();
+        upload.watch(Ends(shared.clone()));
         let mut next = 0;
         for (number, path) in segments(directory)? {
             next = next.max(number + 1);
@@ -202,6 +229,7 @@ impl Spool {
     fn end(&mut self, ending: Ending) {
         // What was said first counts.
         let _ = self.shared.ending.set(ending);
+        let _ = self.shared.gives_up.set(Instant::now() + ending.answer_may_take());
         self.wake = None;
         if let Some(thread) = self.uploader.take()
             && thread.join().is_err()
