@@ -262,8 +262,12 @@ impl Sink for Ipfix {
         Ok(records)
     }
 
-    fn status(&mut self, _: &Record<'_>, _: u16, _: &Interfaces) -> io::Result<()> {
-        // IPFIX has no records without packets; losses show in the sequence numbers.
+    /// IPFIX has no records without packets. What is lost shows in the sequence numbers (RFC 7011 §3.1), as a gap.
+    fn status(&mut self, record: &Record<'_>, _: u16, _: &Interfaces) -> io::Result<()> {
+        if matches!(record, Record::SkipData(_)) {
+            self.send()?;
+            self.sequence = self.sequence.wrapping_add(1);
+        }
         Ok(())
     }
 
@@ -279,7 +283,7 @@ impl Sink for Ipfix {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Interface, Tuple};
+    use crate::record::{Interface, Span, Tuple};
     use std::sync::Arc;
 
     #[test]
@@ -304,7 +308,8 @@ mod tests {
         let other = Window { arrived: tuple("2001:db8::1"), left: tuple("2001:db8::1"), ..Window::default() };
         let windows: Vec<_> = [window, other].into_iter().cycle().take(100).collect();
         let interfaces = Arc::new(Interfaces { list: vec![Interface::default()], rules: Arc::default() });
-        let records = ipfix.take(&Batch { interfaces, windows }, &Filter::All).expect("it is there");
+        let batch = Batch { interfaces, windows };
+        let records = ipfix.take(&batch, &Filter::All).expect("it is there");
         assert_eq!(records, 50 * 3 + 50);
         let (mut data, mut sequence, mut templates) = (0, 0, 0);
         while data < records as u32 {
@@ -335,5 +340,12 @@ mod tests {
             sequence = data;
         }
         assert_eq!(templates, 1);
+        // What is lost is a gap.
+        ipfix.status(&Record::NoData(Span::default()), 1, &batch.interfaces).expect("it is there");
+        ipfix.status(&Record::SkipData(Span::default()), 1, &batch.interfaces).expect("it is there");
+        ipfix.take(&batch, &Filter::All).expect("it is there");
+        let mut message = [0; 2000];
+        collector.recv(&mut message).expect("it comes");
+        assert_eq!(message[8..12], (sequence + 1).to_be_bytes());
     }
 }
