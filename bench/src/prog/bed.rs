@@ -97,8 +97,6 @@ pub struct Bed {
     pub unserved: u32,
     /// Slots of the IPv4 table.
     pub slots4: u32,
-    /// Where the datapath is pinned.
-    bpffs: Option<Bpffs>,
 }
 
 impl Bed {
@@ -115,13 +113,12 @@ impl Bed {
         // The kernel empties the array of stages when nothing in user space refers to it any more: only a pin does. Named
         // after the namespace, it is found and removed also when this process is killed.
         let pins = Some(Path::new(Bpffs::USUAL).join(format!("{}-{bed}", netns.name())));
-        let bpffs = Some(Bpffs::mount(Path::new(Bpffs::USUAL))?);
         let datapath = Datapath::load(&LoadOptions { entries4, entries6, ifindexes: IFINDEXES, pins })?;
         // Attached somewhere, the program stays in the kernel's XDP dispatcher; else every run of more than one packet
         // rewrites the dispatcher's code and waits for all CPUs, twice.
         datapath.attach((unserved, &rest_of(bed)), 1500, Mode::Native)?;
         let slots4 = Shape::of::<FlowKey4>(entries4, [0; 10]).slots();
-        let bed = Self { datapath, cycle: Cycle::new(connections), filling, inside, outside, unserved, slots4, bpffs };
+        let bed = Self { datapath, cycle: Cycle::new(connections), filling, inside, outside, unserved, slots4 };
         bed.configure()?;
         let hop = |ifindex: u32, mac| NextHop { ifindex: ifindex as u16, mac };
         let hops = Hops { out: hop(outside, INSIDE_MAC), back: hop(inside, OUTSIDE_MAC) };
@@ -181,6 +178,5 @@ impl Drop for Bed {
     fn drop(&mut self) {
         // What is left then, goes with the process's other leftovers; see `forwarder_kit::supervise`.
         let _ = self.datapath.remove();
-        let _ = self.bpffs.take().map(Bpffs::unmount_if_unused);
     }
 }

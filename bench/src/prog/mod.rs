@@ -18,6 +18,7 @@ use crate::load::{Access, come_first, stay_on};
 use crate::report::Table;
 use anyhow::{Context, Result, ensure};
 use bed::{Bed, Filling, HEADROOM};
+use forwarder::host::Bpffs;
 use forwarder_kit::Netns;
 use measure::{Amount, Meter};
 use nix::sched::{CpuSet, sched_getaffinity};
@@ -103,28 +104,29 @@ pub fn run(options: &Options) -> Result<Table> {
     eprintln!("prog: this takes about {} s", options.expected().as_secs());
     let netns = Netns::new("prog")?;
     bed::furnish(&netns, plan.flows.len() * plan.fillings.len())?;
-    netns.enter(|| {
-        settle()?;
-        let beds = beds(&netns, &plan)?;
-        let mut meters: Vec<_> = beds.iter().map(|bed| (bed, Meter::new(bed))).collect();
-        let mut table = Table::new("prog");
-        for round in 1..=plan.rounds {
-            for (bed, meter) in &mut meters {
-                eprintln!(
-                    "prog: round {round} of {}: {} connections, {:?}",
-                    plan.rounds,
-                    bed.connections(),
-                    bed.filling
-                );
-                measure(&mut table, bed, meter, plan.amount)?;
-            }
+    let bpffs = Bpffs::mount(std::path::Path::new(Bpffs::USUAL))?;
+    let measured = netns.enter(|| rounds(&netns, &plan));
+    bpffs.unmount_if_unused()?;
+    measured
+}
+
+/// Everything, in the namespace.
+fn rounds(netns: &Netns, plan: &Plan) -> Result<Table> {
+    settle()?;
+    let beds = beds(netns, plan)?;
+    let mut meters: Vec<_> = beds.iter().map(|bed| (bed, Meter::new(bed))).collect();
+    let mut table = Table::new("prog");
+    for round in 1..=plan.rounds {
+        for (bed, meter) in &mut meters {
+            eprintln!("prog: round {round} of {}: {} connections, {:?}", plan.rounds, bed.connections(), bed.filling);
+            measure(&mut table, bed, meter, plan.amount)?;
         }
-        // Paths first, in their order; what is there to judge them by, last.
-        table.rows.sort_by_key(|row| {
-            Path::ALL.iter().position(|path| path.name() == row.label("path")).unwrap_or(Path::ALL.len())
-        });
-        Ok(table)
-    })
+    }
+    // Paths first, in their order; what is there to judge them by, last.
+    table.rows.sort_by_key(|row| {
+        Path::ALL.iter().position(|path| path.name() == row.label("path")).unwrap_or(Path::ALL.len())
+    });
+    Ok(table)
 }
 
 /// Slots of four directions a connection, twice with TCP, and for a moment as much again as IPv4's; a table is made for a power of two.
