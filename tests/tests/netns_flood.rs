@@ -110,7 +110,7 @@ const FROM_INSIDE: Flood = Flood {
     fills_share: false,
 };
 
-const FLOODS: [Flood; 7] = [
+const FLOODS: [Flood; 8] = [
     Flood {
         name: "SYNs from the world that no rule allows",
         sources: ([45, 0, 0, 0], false),
@@ -138,6 +138,13 @@ const FLOODS: [Flood; 7] = [
         family: 6,
         syn: false,
         sources: ([48, 0, 0, 0], false),
+        reasons: &["unanswered_limit", "source_flows", "source_rate"],
+        ..FROM_WORLD
+    },
+    Flood {
+        name: "IPv6 SYNs from the world to what is published",
+        family: 6,
+        sources: ([49, 0, 0, 0], false),
         reasons: &["unanswered_limit", "source_flows", "source_rate"],
         ..FROM_WORLD
     },
