@@ -1,8 +1,10 @@
 //! Connection state: what a packet changes in both entries of its connection, and how long a state may stay idle.
 //!
 //! State is a set of bits that only ever get added (`abi::status`), equal in both entries, except when a new connection
-//! takes over the tuple of a closing one, and when who is said to have reset a connection goes on with it. An entry's `watch` byte names the TCP flags that would add something; all other
-//! packets never come here. RFC 6146 §3.5.2 and RFC 7857 §2 for TCP; AWS's ENI timers for the rest.
+//! takes over the tuple of a closing one, and when who is said to have reset a connection goes on with it. Which flags were seen
+//! is each entry's own, and for flow logs; the controller takes away what it has told. An entry's `watch` byte names the TCP flags
+//! that would add something; all other packets never come here. RFC 6146 §3.5.2 and RFC 7857 §2 for TCP; AWS's ENI timers for
+//! the rest.
 
 use crate::abi::{Birth, FlowEntry, FlowKey, Ticks, status};
 use crate::sequence;
@@ -191,8 +193,12 @@ fn note_tcp(entry: &FlowEntry, partner: &FlowEntry, signal: u8) {
         // What its sender says after that will be watched.
         entry.status.or(u32::from(ACK) | status::RESET_HERE);
     } else if is_taken_back(bits, signal) {
-        entry.status.and(!(status::RESET | status::RESET_HERE));
-        partner.status.and(!status::RESET);
+        entry.status.and(!status::RESET_HERE);
+        // Unless the other end has reset it as well.
+        if partner.status.load() & status::RESET_HERE == 0 {
+            entry.status.and(!status::RESET);
+            partner.status.and(!status::RESET);
+        }
         if !originator || bits & status::ESTABLISHED != 0 {
             entry.status.and(!u32::from(ACK));
         }
@@ -292,6 +298,7 @@ fn reopen(entry: &FlowEntry, partner: &FlowEntry) {
 mod tests {
     use super::*;
     use crate::abi::{FlowKey4, SharedU32, Side};
+    use crate::flow_table::Slots;
     use crate::sim::Sim;
     use State::{Closing, Established, HalfClosed, Opening, Unreplied};
 
@@ -362,7 +369,7 @@ mod tests {
         let closed =
             open().says(FIN | ACK, HalfClosed).hears(ACK, HalfClosed).hears(FIN | ACK, Closing).says(ACK, Closing);
         assert_eq!(closed.class(), Class::TcpTransitory);
-        assert_eq!(closed.bits(closed.key) >> status::FLAGS_SHIFT & 0xff, u32::from(SYN | FIN | ACK));
+        assert_eq!((closed.bits(closed.key) & status::FLAGS) >> status::FLAGS_SHIFT, u32::from(SYN | FIN | ACK));
     }
 
     #[test]
@@ -376,7 +383,14 @@ mod tests {
         assert_eq!(flags(&dialogue), (syn, 0));
         let dialogue = dialogue.says(SYN, Unreplied);
         assert_eq!(flags(&dialogue), (syn, syn));
-        assert!(crate::flow_table::forget_again(&dialogue.sim.flows4, &dialogue.key));
+        let index = (0..).find(|index| dialogue.sim.flows4.slot(*index).is_some_and(|slot| dialogue.key.is(&slot.key)));
+        let forget = |flag: u32| {
+            let bits = [index.expect("the connection is there"), flag << status::AGAIN_SHIFT];
+            assert!(crate::flow_table::forget_again(&dialogue.sim.flows4, bits));
+        };
+        forget(fin);
+        assert_eq!(flags(&dialogue), (syn, syn), "another flag than those that were told");
+        forget(syn);
         let dialogue = dialogue.hears(SYN | ACK, Opening).hears(SYN | ACK, Opening).says(ACK, Established);
         assert_eq!(flags(&dialogue), (syn | ack, 0), "what the other end repeats is its own");
         let dialogue = dialogue.says(RST | ACK, Closing).says(SYN, Unreplied);
@@ -405,6 +419,8 @@ mod tests {
         open().hears(RST, Closing).hears(FIN | ACK, HalfClosed).says(FIN | ACK, Closing).hears(ACK, Closing);
         tcp().hears(RST, Closing).hears(SYN | ACK, Closing).says(ACK, Closing).hears(ACK, Established);
         open().says(RST, Closing).says(ACK, Established).hears(RST, Closing).says(ACK, Closing);
+        let both = open().says(RST, Closing).hears(RST, Closing).says(ACK, Closing);
+        both.hears(ACK, Established).says(RST, Closing).hears(ACK, Closing).says(ACK, Established);
         let again = open().hears(RST, Closing).hears(ACK, Established);
         assert_eq!(again.bits(again.key.reversed(Side::Outside as u8)) & status::WATCH, u32::from(SYN | FIN | RST));
     }

@@ -307,10 +307,11 @@ pub fn watch<K: FlowKey, S: Slots<K>>(slots: &S, key: &K, signals: u8) -> bool {
     find(slots, key).map(|slot| slot.entry.status.or(signals.into())).is_some()
 }
 
-/// Has the entry forget which TCP flags were seen again (`status::AGAIN`). False: there is no such entry.
+/// Has the entry at `index` forget those of these bits that say which TCP flags were seen again (`status::AGAIN`). It may be on
+/// its way out, but only who asks for this vacates it. False: there is no such slot.
 #[inline(always)]
-pub fn forget_again<K: FlowKey, S: Slots<K>>(slots: &S, key: &K) -> bool {
-    find(slots, key).map(|slot| slot.entry.status.and(!status::AGAIN)).is_some()
+pub fn forget_again<K: FlowKey, S: Slots<K>>(slots: &S, [index, bits]: [u32; 2]) -> bool {
+    slots.slot(index).map(|slot| slot.entry.status.and(!(bits & status::AGAIN))).is_some()
 }
 
 impl Shape {

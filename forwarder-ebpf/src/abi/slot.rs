@@ -69,9 +69,9 @@ impl<K: FlowKey> Slot<K> {
     }
 }
 
-/// What the programs that tend a flow table are given as their frame: `retire4`, `place4`, `forget4` and those of IPv6 keys,
-/// `vacate4` and `vacate6` indexes, one after the other behind [`HEADER`](tend::HEADER) bytes of nothing. They return how many
-/// of them they found.
+/// What the programs that tend a flow table are given as their frame: `retire4`, `place4` and those of IPv6 keys, `vacate4` and
+/// `vacate6` indexes, `forget4` and `forget6` indexes and bits of the status, one after the other behind
+/// [`HEADER`](tend::HEADER) bytes of nothing. They return how many of them they found.
 pub mod tend {
     /// Elements that one run takes.
     pub const BATCH: usize = 16;

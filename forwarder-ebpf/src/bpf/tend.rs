@@ -64,14 +64,14 @@ pub fn place6(ctx: XdpContext) -> u32 {
     each::<FlowKey6, 40>(&ctx, |tables, key| watch(tables, key, ACK))
 }
 
-/// Has entries, by their keys, forget which TCP flags were seen again: flow logs have them.
+/// Has entries, by their indexes, forget that these TCP flags were seen again: flow logs have them.
 #[xdp]
 pub fn forget4(ctx: XdpContext) -> u32 {
-    each::<FlowKey4, 16>(&ctx, forget_again)
+    each::<[u32; 2], 8>(&ctx, |tables, flags| forget_again::<FlowKey4, _>(tables, *flags))
 }
 
-/// Has entries, by their keys, forget which TCP flags were seen again: flow logs have them.
+/// Has entries, by their indexes, forget that these TCP flags were seen again: flow logs have them.
 #[xdp]
 pub fn forget6(ctx: XdpContext) -> u32 {
-    each::<FlowKey6, 40>(&ctx, forget_again)
+    each::<[u32; 2], 8>(&ctx, |tables, flags| forget_again::<FlowKey6, _>(tables, *flags))
 }

@@ -190,12 +190,13 @@ impl<K: Key> FlowTable<K> {
         self.tend(&self.tending.place, keys)
     }
 
-    /// Has these TCP entries forget which flags were seen again.
+    /// Has the entries with these indexes forget that the flags in these bits of their status were seen again. For the sweeper,
+    /// before it vacates any of them.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn forget_again(&self, keys: &[K]) -> Result<u32> {
-        self.tend(&self.tending.forget, keys)
+    pub fn forget_again(&self, flags: &[[u32; 2]]) -> Result<u32> {
+        self.tend(&self.tending.forget, flags)
     }
 
     fn tend<T: IntoBytes + Immutable>(&self, program: &OwnedFd, elements: &[T]) -> Result<u32> {

@@ -21,7 +21,7 @@ use zerocopy::IntoBytes;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/datapath.o"));
 
 /// Moves when a map's layout or meaning does, so that an older datapath's flows are not misread.
-const ABI: u32 = 4;
+const ABI: u32 = 5;
 
 /// Programs beside the stages.
 pub(super) const ENTER: &str = "enter";

@@ -51,7 +51,8 @@ pub struct Direction {
     pub packets: u64,
     /// Bytes of IP packet forwarded.
     pub bytes: u64,
-    /// OR of the TCP flags FIN (1), SYN (2), RST (4) and ACK (16) that changed the connection's state.
+    /// OR of the TCP flags FIN (1), SYN (2), RST (4) and ACK (16) that were seen at a change of state, by all connections that
+    /// had the tuple one after the other, as the packets are.
     pub tcp_flags: u8,
 }
 

@@ -15,7 +15,7 @@ use super::load::{GROUPS, Load};
 use super::log::Logger;
 use crate::config::Timeouts;
 use crate::datapath::{Datapath, DatapathError, FlowTable, Seen, wait_for_programs};
-use forwarder_ebpf::abi::{FlowEntry, NextHop, Ticks, status, tend};
+use forwarder_ebpf::abi::{FlowEntry, NextHop, Ticks, status};
 use forwarder_ebpf::conntrack::{Class, State, is_to_be_placed};
 use forwarder_ebpf::flow_table::Tenancy;
 use std::collections::{BTreeMap, BTreeSet};
@@ -160,8 +160,8 @@ struct Gathered<'t, K> {
     removal: Removal<'t, K>,
     /// Directions that have to say again where they stand.
     unplaced: Vec<K>,
-    /// Directions whose flags of before are in the books. What is seen again between here and there is of this pass as well.
-    told: Vec<K>,
+    /// Flags that were seen again, and by whom: index and status. Forgotten when they are in the books.
+    again: Vec<[u32; 2]>,
     /// Those that are not over.
     live: u64,
 }
@@ -169,25 +169,22 @@ struct Gathered<'t, K> {
 impl<'t, K: Key> Gathered<'t, K> {
     fn new(table: &'t FlowTable<K>) -> Self {
         let removal = Removal::new(table);
-        Self { table, found: Vec::new(), removal, unplaced: Vec::new(), told: Vec::new(), live: 0 }
+        Self { table, found: Vec::new(), removal, unplaced: Vec::new(), again: Vec::new(), live: 0 }
     }
 
-    /// What the entry itself has to do.
-    fn ask(&mut self, Seen { key, entry, birth, .. }: &Seen<K>) -> Result<(), DatapathError> {
+    /// Directions that are asked at once.
+    const MANY: usize = 4096;
+
+    fn have_placed(&mut self, Seen { key, entry, birth, .. }: &Seen<K>) -> Result<(), DatapathError> {
         if is_to_be_placed(key.protocol(), birth, entry) {
             self.unplaced.push(*key);
         }
-        if entry.status.load() & status::AGAIN != 0 {
-            self.told.push(*key);
-        }
-        if self.unplaced.len().max(self.told.len()) < tend::BATCH { Ok(()) } else { self.finish_asking() }
+        if self.unplaced.len() < Self::MANY { Ok(()) } else { self.place() }
     }
 
-    fn finish_asking(&mut self) -> Result<(), DatapathError> {
+    fn place(&mut self) -> Result<(), DatapathError> {
         self.table.place(&self.unplaced)?;
-        self.table.forget_again(&self.told)?;
         self.unplaced.clear();
-        self.told.clear();
         Ok(())
     }
 }
@@ -204,7 +201,8 @@ impl Walk<'_> {
                 return Ok(());
             }
             self.logger.observe(table, seen);
-            gathered.ask(seen)?;
+            gathered.have_placed(seen)?;
+            self.note_again(&mut gathered, seen)?;
             let is_over = self.judge.is_over(key.protocol(), entry);
             if entry.status.load() & status::ORIGINATOR == 0 {
                 // It goes with its originator's. Alone, it is a rest of something interrupted; that can wait, because to
@@ -223,10 +221,30 @@ impl Walk<'_> {
         })?;
         self.judge_idle(&mut gathered)?;
         gathered.removal.finish()?;
-        gathered.finish_asking()?;
+        gathered.place()?;
+        self.forget_again(&mut gathered)?;
         let live = gathered.live;
         self.bury(table, &dying)?;
         Ok(live)
+    }
+
+    /// What came again is in the books once, and what comes again after this look is the next one's.
+    fn note_again<K: Key>(&mut self, gathered: &mut Gathered<'_, K>, seen: &Seen<K>) -> Result<(), DatapathError> {
+        let bits = seen.entry.status.load();
+        if bits & status::AGAIN != 0 {
+            gathered.again.push([seen.index, bits]);
+        }
+        if gathered.again.len() < JUDGED_AT_ONCE { Ok(()) } else { self.forget_again(gathered) }
+    }
+
+    /// The books first: a controller that is killed in between has a flag in two windows, and in the other order it would be lost.
+    fn forget_again<K: Key>(&mut self, gathered: &mut Gathered<'_, K>) -> Result<(), DatapathError> {
+        if !gathered.again.is_empty() {
+            self.logger.write();
+            gathered.table.forget_again(&gathered.again)?;
+            gathered.again.clear();
+        }
+        Ok(())
     }
 
     /// Removes those whose other direction is idle as well.
