@@ -26,7 +26,7 @@ const AT_ONCE: u32 = 1 << 14;
 pub trait Key: FlowKey + FromBytes + IntoBytes + Immutable {
     /// The maps of slots, of births, and of the blocks in use.
     const MAPS: [&'static str; 3];
-    /// The programs of its [`Tending`], in their order there.
+    /// The programs that retire keys, vacate slots, have directions placed, and have flags forgotten.
     const PROGRAMS: [&'static str; 4];
 }
 
