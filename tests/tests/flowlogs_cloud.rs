@@ -11,7 +11,7 @@ use forwarder_kit::run::{PATIENCE, Running, run, wait_until};
 use forwarder_kit::{Appliance, Topology, serve};
 use forwarder_tests::{Lab, SMALL_TABLE};
 use serde_json::Value;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -254,22 +254,26 @@ fn a_service_that_is_killed_gets_everything_when_it_is_back() -> Result<()> {
     Ok(())
 }
 
+/// An appliance with one destination of AWS, whose service has taken a request and says nothing. What there is to send has the
+/// answers to all questions; nobody listens any more.
+fn with_silent_service(directory: &Path, destination: &str) -> Result<(Lab, TcpStream)> {
+    let cloud = config(directory, "64m").1;
+    let lab = lab(&format!(
+        "{SMALL_TABLE}[flow_logs]\ninterval = \"1s\"\naccount_id = \"123456789012\"\n\
+         [[flow_logs.destination]]\n{destination}\nformat = \"{CUSTOM}\"\n{cloud}"
+    ))?;
+    let _server = serve::udp_echo(&lab.net.server, &[9000])?;
+    let silent = lab.net.appliance.enter(|| TcpListener::bind("127.0.0.1:5000").context("cannot listen"))?;
+    ask_and_answer(&lab)?;
+    Ok((lab, silent.accept()?.0))
+}
+
 /// A service that takes a request and never answers is asked again, on another connection.
 #[test]
 fn a_service_that_falls_silent_is_asked_again() -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let cloud = config(directory.path(), "64m").1;
-    let config = format!(
-        "{SMALL_TABLE}[flow_logs]\ninterval = \"1s\"\naccount_id = \"123456789012\"\n\
-         [[flow_logs.destination]]\nkind = \"cloudwatch-logs\"\nlog_group = \"flows\"\ncreate_log_group = true\n\
-         format = \"{CUSTOM}\"\n{cloud}"
-    );
-    let mut lab = lab(&config)?;
-    let _server = serve::udp_echo(&lab.net.server, &[9000])?;
-    let silent = lab.net.appliance.enter(|| TcpListener::bind("127.0.0.1:5000").context("cannot listen"))?;
-    ask_and_answer(&lab)?;
-    let (_asked, _) = silent.accept()?;
-    drop(silent);
+    let destination = "kind = \"cloudwatch-logs\"\nlog_group = \"flows\"\ncreate_log_group = true";
+    let (mut lab, _asked) = with_silent_service(directory.path(), destination)?;
     let _moto = moto(&lab)?;
     wait_until("the service to have everything", Duration::from_secs(120), || {
         // There is no such log group before.
@@ -279,21 +283,12 @@ fn a_service_that_falls_silent_is_asked_again() -> Result<()> {
     lab.appliance.stop()
 }
 
-/// Who stops, or takes such a destination away, does not wait for the answer. What the service has not taken stays in the spool.
+/// Who stops does not wait for the answer. What the service has not taken stays in the spool.
 #[test]
 fn an_end_does_not_wait_for_a_silent_service() -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let cloud = config(directory.path(), "64m").1;
-    let config = format!(
-        "{SMALL_TABLE}[flow_logs]\ninterval = \"1s\"\naccount_id = \"123456789012\"\n\
-         [[flow_logs.destination]]\nkind = \"s3\"\nbucket = \"logs\"\nevery = \"1s\"\nformat = \"{CUSTOM}\"\n{cloud}"
-    );
-    let mut lab = lab(&config)?;
-    let _server = serve::udp_echo(&lab.net.server, &[9000])?;
-    let silent = lab.net.appliance.enter(|| TcpListener::bind("127.0.0.1:5000").context("cannot listen"))?;
-    ask_and_answer(&lab)?;
-    let _asked = silent.accept()?;
-    drop(silent);
+    let destination = "kind = \"s3\"\nbucket = \"logs\"\nevery = \"1s\"";
+    let (mut lab, _asked) = with_silent_service(directory.path(), destination)?;
     // An object may take five minutes; `stop` has less patience.
     lab.appliance.stop()?;
     let _moto = moto(&lab)?;

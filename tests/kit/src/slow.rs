@@ -57,7 +57,7 @@ impl SlowWire {
         let thread = std::thread::spawn({
             let ends = ends.clone();
             move || {
-                come_first();
+                be_real_time();
                 // An interface that is gone ends it: the namespace was removed.
                 drop(carry(&from, &to, delay, &ends));
             }
@@ -77,7 +77,7 @@ impl Drop for SlowWire {
 }
 
 /// Has the calling thread run before all others, so that on a busy machine a frame is not later than it is to be.
-fn come_first() {
+fn be_real_time() {
     // Without the right to do so nothing changes.
     let _ = run(Command::new("chrt").args(["--fifo", "--pid", "1", &gettid().to_string()]));
 }
