@@ -80,7 +80,7 @@ impl Load {
         options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
         match program.test_run(options) {
             Ok(_) => Ok(()),
-            Err(error) if matches!(amount, Amount::Endless) && is_interrupted(&error) => Ok(()),
+            Err(error) if is_interrupted(&error) => Ok(()),
             Err(error) => Err(error).context("cannot generate"),
         }
     }
@@ -90,6 +90,33 @@ impl Load {
     /// # Errors
     /// When the kernel refuses, or `act`'s own.
     pub fn while_generating<T>(&self, cpu: usize, bytes: usize, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        let (outcome, early) = self.generate_beside(cpu, bytes, Amount::Endless, act)?;
+        ensure!(!early, "the generator ended by itself");
+        outcome
+    }
+
+    /// Generates on a CPU for as long as `act` takes, but no more than so many frames, however long that is.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or `act`'s own.
+    pub fn while_generating_up_to<T>(
+        &self,
+        cpu: usize,
+        bytes: usize,
+        frames: u32,
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        self.generate_beside(cpu, bytes, Amount::Frames(frames), act)?.0
+    }
+
+    /// Generates while `act` is at it. What came of that, and whether the generator was at its end before.
+    fn generate_beside<T>(
+        &self,
+        cpu: usize,
+        bytes: usize,
+        amount: Amount,
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<(Result<T>, bool)> {
         handle_stop();
         let (tell, told) = mpsc::channel::<Pthread>();
         std::thread::scope(|scope| {
@@ -97,7 +124,7 @@ impl Load {
                 stay_on(cpu)?;
                 come_first();
                 tell.send(pthread_self()).context("nobody wants to know the generator")?;
-                self.generate(bytes, Amount::Endless)
+                self.generate(bytes, amount)
             });
             let outcome = act();
             let early = generator.is_finished();
@@ -109,8 +136,7 @@ impl Load {
                 }
             }
             generator.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            ensure!(!early, "the generator ended by itself");
-            outcome
+            Ok((outcome, early))
         })
     }
 
