@@ -6,15 +6,18 @@ use super::mapping::Mapping;
 use super::table::{PerCpu, Table};
 use super::{Datapath, DatapathError, Result};
 use aya::maps::{Map, MapData, ProgramArray};
-use aya::programs::{ProgramError, Xdp};
+use aya::programs::{Program, ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use forwarder_ebpf::abi::{FlowKey, FlowKey4, FlowKey6, Handshake, Shape, names};
 use forwarder_ebpf::verdict::Stage;
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
 use zerocopy::IntoBytes;
 
 /// The object that build.rs made.
@@ -65,8 +68,8 @@ impl Datapath {
     }
 }
 
-/// Name of the directory of this version's maps.
-pub(super) fn maps_directory() -> String {
+/// Name of the directory with this version's maps, among an instance's pins.
+pub fn maps_directory() -> String {
     format!("abi-{ABI}")
 }
 
@@ -89,12 +92,9 @@ fn is_whole(directory: &Path) -> Result<bool> {
 
 fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Result<Datapath> {
     let mut programs = load_object(options, directory)?;
-    for stage in Stage::ALL {
-        load_program(&mut programs, stage.program())?;
-    }
-    load_program(&mut programs, ENTER)?;
-    load_program(&mut programs, CLOCK)?;
-    FlowKey4::PROGRAMS.into_iter().chain(FlowKey6::PROGRAMS).try_for_each(|name| load_program(&mut programs, name))?;
+    let stages = Stage::ALL.iter().map(|stage| stage.program());
+    let names = stages.chain([ENTER, CLOCK]).chain(FlowKey4::PROGRAMS).chain(FlowKey6::PROGRAMS);
+    load_programs(&mut programs, &names.collect::<Vec<_>>())?;
     // The kernel empties the array when nobody holds it open or pinned any more, whatever programs use it.
     let stages = descriptor(&programs, names::STAGES)?;
     place_stages(&mut programs)?;
@@ -197,8 +197,32 @@ fn load_object(options: &LoadOptions, directory: Option<&Path>) -> Result<Ebpf> 
     loader.load(OBJECT).map_err(|source| DatapathError::Load(Box::new(source)))
 }
 
-fn load_program(programs: &mut Ebpf, name: &'static str) -> Result<()> {
-    xdp(programs, name)?.load().map_err(|error| match error {
+/// Takes programs past the verifier, as many at a time as there are CPUs: each takes up to a third of a second there.
+fn load_programs(object: &mut Ebpf, names: &[&'static str]) -> Result<()> {
+    let named = |(name, program)| Some((*names.iter().find(|wanted| **wanted == name)?, program));
+    let waiting = Mutex::new(object.programs_mut().filter_map(named));
+    let work = || {
+        loop {
+            // The lock is not held while a program is loaded.
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+            match next {
+                Some((name, program)) => load_program(name, program)?,
+                None => return Ok(()),
+            }
+        }
+    };
+    let at_a_time = available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(work)).collect();
+        let joined = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        joined.collect()
+    })
+}
+
+fn load_program(name: &'static str, program: &mut Program) -> Result<()> {
+    let program: &mut Xdp =
+        program.try_into().map_err(|error| DatapathError::Program { program: name, source: Box::new(error) })?;
+    program.load().map_err(|error| match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
             tracing::debug!("{log}");

@@ -32,7 +32,7 @@ pub use attach::Mode;
 pub use fill::Filler;
 pub use flow_table::{FlowTable, Key, Seen, wait_for_programs};
 pub use held::{Held, HeldFrames};
-pub use load::LoadOptions;
+pub use load::{LoadOptions, maps_directory};
 pub use packet_socket::PacketSocket;
 pub use refused::RefusedTables;
 pub use rule_log::RuleEvents;
