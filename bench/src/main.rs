@@ -3,11 +3,12 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use forwarder::host::Bpffs;
 use forwarder_bench::lab::Conntrack;
 use forwarder_bench::report::Report;
 use forwarder_bench::{all, compare, cps, flow_logs, latency, local, prog, side_by_side, two_host};
 use forwarder_kit::supervise;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -63,7 +64,15 @@ fn main() -> ExitCode {
             cli @ Cli { command: Command::Compare(_), .. } => run(&cli),
             _ => {
                 let conntrack = Conntrack::read();
-                supervise::run(move || drop(conntrack.clone()))
+                let had_bpffs = bpffs().is_some();
+                supervise::run(move || {
+                    drop(conntrack.clone());
+                    if let Some(left) = bpffs().filter(|_| !had_bpffs)
+                        && let Err(error) = left.unmount_if_unused()
+                    {
+                        eprintln!("forwarder-bench: {:#}", anyhow::Error::from(error));
+                    }
+                })
             }
         }
     };
@@ -71,6 +80,11 @@ fn main() -> ExitCode {
         eprintln!("forwarder-bench: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// The machine's BPF file system, as if it were ours. One that cannot be looked at is none that we mounted.
+fn bpffs() -> Option<Bpffs> {
+    Bpffs::left_behind(Path::new(Bpffs::USUAL)).ok().flatten()
 }
 
 fn run(cli: &Cli) -> Result<ExitCode> {

@@ -33,10 +33,8 @@ impl Bpffs {
     pub fn mount(path: &Path) -> Result<Self> {
         let mut is_own = false;
         loop {
-            let root = File::open(path).map_err(|error| HostError::file("open", path, error))?;
-            let found = fstatfs(&root).map_err(|errno| HostError::file("examine", path, errno))?;
-            if found.filesystem_type() == BPF_FS_MAGIC {
-                return Ok(Self { path: path.to_owned(), is_own, root });
+            if let Some(found) = Self::left_behind(path)? {
+                return Ok(Self { is_own, ..found });
             }
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
             mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=700"))
@@ -47,6 +45,18 @@ impl Bpffs {
             );
             is_own = true;
         }
+    }
+
+    /// The one on a directory, if there is any, as if this value had mounted it: for who knows that a process did which was
+    /// killed before it could unmount it.
+    ///
+    /// # Errors
+    /// When the directory does not exist, or cannot be read.
+    pub fn left_behind(path: &Path) -> Result<Option<Self>> {
+        let root = File::open(path).map_err(|error| HostError::file("open", path, error))?;
+        let found = fstatfs(&root).map_err(|errno| HostError::file("examine", path, errno))?;
+        let is_one = found.filesystem_type() == BPF_FS_MAGIC;
+        Ok(is_one.then(|| Self { path: path.to_owned(), is_own: true, root }))
     }
 
     /// Whether this value mounted it.
@@ -121,7 +131,7 @@ mod tests {
         found.unmount_if_unused().unwrap();
         assert_eq!(magic(), BPF_FS_MAGIC);
 
-        let made = || Bpffs { is_own: true, ..Bpffs::mount(path).unwrap() };
+        let made = || Bpffs::left_behind(path).unwrap().unwrap();
         std::fs::create_dir(path.join("pins")).unwrap();
         own.unmount_if_unused().unwrap();
         assert_eq!(magic(), BPF_FS_MAGIC, "something is pinned");
@@ -132,6 +142,7 @@ mod tests {
         drop(another);
         made().unmount_if_unused().unwrap();
         assert_ne!(magic(), BPF_FS_MAGIC);
+        assert!(Bpffs::left_behind(path).unwrap().is_none());
     }
 
     #[test]

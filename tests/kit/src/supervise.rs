@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// First argument of the child.
 pub const INNER: &str = "--inner";
@@ -63,14 +63,24 @@ pub fn unblock() -> Result<()> {
 /// Ends the show, then its programs, and gives the forwarder time to put the host right.
 fn end(id: u32) {
     let programs = children_of(id);
-    for (id, signal) in std::iter::once((id, Signal::SIGKILL)).chain(programs.iter().map(|id| (*id, Signal::SIGTERM))) {
+    // What the show has open is in use until it is gone, and tables of a million connections take their time.
+    send(Signal::SIGKILL, &[id]);
+    wait_for_end(&[id], Duration::from_secs(30));
+    send(Signal::SIGTERM, &programs);
+    wait_for_end(&programs, Duration::from_secs(2));
+}
+
+fn send(signal: Signal, processes: &[u32]) {
+    for id in processes {
         // It may have ended by itself meanwhile.
         let _ = kill(Pid::from_raw(id.cast_signed()), signal);
     }
-    for _ in 0..100 {
-        if !programs.iter().any(|id| std::path::Path::new(&format!("/proc/{id}")).exists()) {
-            return;
-        }
+}
+
+fn wait_for_end(processes: &[u32], limit: Duration) {
+    let begun = Instant::now();
+    let is_there = |id: &u32| std::path::Path::new(&format!("/proc/{id}")).exists();
+    while processes.iter().any(is_there) && begun.elapsed() < limit {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
