@@ -146,6 +146,7 @@ fn run_local(local: &Local) -> Result<Table> {
 }
 
 fn measure(generate: &Generate, path: &str) -> Result<Table> {
+    eprintln!("two-host: this takes up to about {} s", search::most_expected(&generate.load).as_secs());
     let mut pair = search::Pair::connect(generate)?;
     let mut table = Table::new("two-host");
     pair.measure_rates(path, &mut table)?;

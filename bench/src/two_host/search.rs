@@ -3,9 +3,9 @@
 //! A rate passes when one of two trials of it passes: clouds drop a packet now and then for reasons of their own (the idea
 //! of MLRsearch, without its bookkeeping).
 
-use super::Generate;
 use super::control::{Control, Reflected};
 use super::host::Host;
+use super::{Generate, Load};
 use crate::lab;
 use crate::report::{Row, Table};
 use anyhow::{Result, ensure};
@@ -25,6 +25,16 @@ const PERCENTILES: [(f64, &str); 5] = [(0.5, "p50"), (0.9, "p90"), (0.99, "p99")
 const RUN_UP: Duration = Duration::from_millis(150);
 /// One frame in so many carries the time.
 const STAMP_ONE_IN: u32 = 16;
+
+/// What a trial takes beside its window: run-up, start, stop, settling, and the words between both ends.
+const AROUND: Duration = Duration::from_millis(300);
+
+/// How long all trials take at the most, about: when no rate passes at once and each that fails is tried again.
+pub(super) fn most_expected(load: &Load) -> Duration {
+    let steps = (1.0 / WIDTH).log2().ceil() as u32;
+    let trials = 2 + GOALS.len() as u32 * 2 * (1 + steps) + LOADS.len() as u32;
+    (Duration::from_millis(load.trial_ms) + AROUND) * trials
+}
 
 /// Both ends, as the generator has them.
 pub(super) struct Pair<'a> {
@@ -243,6 +253,13 @@ mod tests {
         assert!(within(percentile_ns(&histogram, 0.5), 1_000) && within(percentile_ns(&histogram, 0.99), 1_000));
         assert!(within(percentile_ns(&histogram, 1.0), 50_000));
         assert_eq!(percentile_ns(&[0; 4], 0.5), 0);
+    }
+
+    #[test]
+    fn the_longest_search_is_told_beforehand() {
+        let load = |trial_ms| Load { flows: 1, bytes: 60, trial_ms, cpu: 0 };
+        // Two at full speed, twice two for the highest rate and each of eight halvings, three for latency.
+        assert_eq!(most_expected(&load(700)), Duration::from_secs(2 + 2 * 2 * 9 + 3));
     }
 
     #[test]
