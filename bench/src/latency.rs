@@ -57,7 +57,7 @@ pub struct Options {
 impl Options {
     /// Idle and beside the heaviest load only, in a few seconds.
     pub fn headline() -> Self {
-        Self { loads: vec![0, 90], rounds: 3, window_ms: 300, ..Self::thorough() }
+        Self { loads: vec![0, 90], rounds: 3, window_ms: 200, ..Self::thorough() }
     }
 
     /// Everything at its default.
