@@ -4,6 +4,7 @@
 //! For every number of flows each device gets a lab of its own, which stays for all rounds: every flow is known before any
 //! is measured. The rate is what arrived at the sinks in a window in the middle of one long generation.
 
+use crate::controller::{self, Watch};
 use crate::lab::{Device, Directions, Family, FlowTable, Lab};
 use crate::load::Window;
 use crate::report::Table;
@@ -130,32 +131,76 @@ impl Options {
         options
     }
 
-    /// How long it will take, about.
-    fn expected(&self) -> Duration {
+    /// How long it will take, about; controllers are watched or not.
+    fn expected(&self, watch: bool) -> Duration {
         let labs = (self.families.len() * self.flows.len() * self.devices.len()) as u32;
         let windows = labs * (self.sizes.len() * self.directions.len()) as u32 * self.rounds;
-        BUILD * labs + (Duration::from_millis(self.window_ms) + AROUND) * windows
+        let controllers = self.devices.iter().filter(|device| device.is_forwarder()).count() * self.families.len();
+        let watching: Duration = self.flows.iter().filter(|_| watch).map(|flows| controller::expected(*flows)).sum();
+        BUILD * labs + (Duration::from_millis(self.window_ms) + AROUND) * windows + watching * controllers as u32
     }
 }
 
-/// Measures everything in interleaved rounds.
+/// Measures everything in interleaved rounds: packets per second and, unless it has to be quick, what the appliance takes
+/// meanwhile beside the packets.
 ///
 /// # Errors
 /// When something cannot be set up, or a device does not do what it says: packets that are wrong, nothing that arrives.
-pub fn run(options: &Options) -> Result<Table> {
+pub fn run(options: &Options) -> Result<Vec<Table>> {
+    let mut controllers = Table::new("controller");
+    let rates = measure(options, Some(&mut controllers).filter(|_| !options.quick))?;
+    Ok([rates, controllers].into_iter().filter(|table| !table.rows.is_empty()).collect())
+}
+
+/// Packets per second alone.
+///
+/// # Errors
+/// As [`run`].
+pub fn rates(options: &Options) -> Result<Table> {
+    measure(options, None)
+}
+
+fn measure(options: &Options, mut controllers: Option<&mut Table>) -> Result<Table> {
     let options = options.resolved();
-    eprintln!("local: this takes about {} s", options.expected().as_secs());
+    eprintln!("local: this takes about {} s", options.expected(controllers.is_some()).as_secs());
     let mut table = Table::new("local");
     for family in &options.families {
         for flows in &options.flows {
-            measure_flows(&options, *family, *flows, &mut table)?;
+            let mut labs = labs(&options, *family, *flows)?;
+            let watches = controllers.is_some().then(|| watch(&mut labs)).transpose()?.unwrap_or_default();
+            measure_rounds(&options, *family, *flows, &mut labs, &mut table)?;
+            if let Some(controllers) = &mut controllers {
+                report_watches(watches, &labs, [&flows.to_string(), family.name()], controllers)?;
+            }
         }
     }
     Ok(table)
 }
 
-/// All devices with one number of flows.
-fn measure_flows(options: &Options, family: Family, flows: u32, table: &mut Table) -> Result<()> {
+/// Begins to watch the controllers that there are, each with its lab's place.
+fn watch(labs: &mut [Lab]) -> Result<Vec<(usize, Watch)>> {
+    let appliances = labs.iter_mut().map(|lab| lab.at_work.appliance.as_mut()).enumerate();
+    appliances.filter_map(|(at, appliance)| Some((at, appliance?))).map(|(at, a)| Ok((at, Watch::begin(a)?))).collect()
+}
+
+/// What the watched took.
+fn report_watches(
+    watches: Vec<(usize, Watch)>,
+    labs: &[Lab],
+    [flows, family]: [&str; 2],
+    table: &mut Table,
+) -> Result<()> {
+    for (at, watch) in watches {
+        let lab = &labs[at];
+        let appliance = lab.at_work.appliance.as_ref().context("it was there when it began to be watched")?;
+        let labels = [("device", lab.device.name()), ("flows", flows), ("family", family)];
+        watch.report(appliance, lab.table.connections(), labels, table)?;
+    }
+    Ok(())
+}
+
+/// All devices with one number of flows, which they know.
+fn labs(options: &Options, family: Family, flows: u32) -> Result<Vec<Lab>> {
     let begun = Instant::now();
     let mut labs = Vec::new();
     for device in &options.devices {
@@ -168,9 +213,13 @@ fn measure_flows(options: &Options, family: Family, flows: u32, table: &mut Tabl
         labs.push(lab);
     }
     eprintln!("local: {} with {flows} flows, ready after {:.1} s", family.name(), begun.elapsed().as_secs_f64());
+    Ok(labs)
+}
+
+fn measure_rounds(options: &Options, family: Family, flows: u32, labs: &mut [Lab], table: &mut Table) -> Result<()> {
     for round in 1..=options.rounds {
         for (size, directions) in pairs(&options.sizes, &options.directions) {
-            for lab in &mut labs {
+            for lab in &mut *labs {
                 let point = Point { family, flows, size, directions };
                 let window = point.measure(lab, Duration::from_millis(options.window_ms));
                 let window = window.with_context(|| format!("{}, {point:?}", lab.device.name()))?;
@@ -193,8 +242,8 @@ fn pairs<A: Copy, B: Copy>(left: &[A], right: &[B]) -> Vec<(A, B)> {
     left.iter().flat_map(|a| right.iter().map(|b| (*a, *b))).collect()
 }
 
-/// Lets the device see every flow: asked, answered, and asked again, with which a flow is established to the forwarder and to
-/// conntrack alike. Returns how many of these packets did not arrive.
+/// Lets a device that knows flows see every one: asked, answered, and asked again, with which a flow is established to the
+/// forwarder and to conntrack alike. Returns how many of these packets did not arrive.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -202,6 +251,9 @@ pub fn meet(lab: &mut Lab, family: Family, flows: u32) -> Result<u64> {
     const OUT: u32 = 1;
     const BACK: u32 = 2;
     let mut lost = 0;
+    if !lab.device.has_flows() {
+        return Ok(lost);
+    }
     for directions in [OUT, BACK, OUT] {
         lab.load.configure(&LoadConfig { directions, ..lab.config(family, flows) })?;
         lost += lab.load.burst(CPU, Size::Short.bytes(family), flows)?.lost;

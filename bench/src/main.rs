@@ -94,7 +94,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     }
     report.tables = match &cli.command {
         Command::All(options) => all::run(*options)?,
-        Command::Local(options) => vec![local::run(options)?],
+        Command::Local(options) => local::run(options)?,
         Command::Cps(options) => vec![cps::run(options)?],
         Command::FlowLogs(options) => vec![flow_logs::run(options)?],
         Command::Latency(options) => vec![latency::run(options)?],

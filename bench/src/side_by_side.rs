@@ -15,7 +15,7 @@ const FLOWS: u32 = 10_000;
 /// When something cannot be set up.
 pub fn run() -> Result<String> {
     let headline = local::Options::headline();
-    words(&local::run(&local::Options { flows: vec![FLOWS], quick: false, devices: DEVICES.to_vec(), ..headline })?)
+    words(&local::rates(&local::Options { flows: vec![FLOWS], quick: false, devices: DEVICES.to_vec(), ..headline })?)
 }
 
 const DEVICES: [Device; 3] = [Device::Bare, Device::Forwarder, Device::Nft];

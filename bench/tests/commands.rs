@@ -2,7 +2,14 @@
 //! that what it says agrees with itself. Nothing here asks how fast anything is. Needs root.
 
 use anyhow::{Context, Result, ensure};
+use forwarder::host::Bpffs;
 use forwarder_bench::report::Report;
+use forwarder_kit::run::{PATIENCE, wait_until};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{File, read_to_string};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard};
@@ -46,7 +53,7 @@ fn report(words: &[&str]) -> Result<(Report, TempDir)> {
 }
 
 fn values(report: &Report, label: &str) -> Vec<String> {
-    let all = report.tables.iter().flat_map(|table| &table.rows).map(|row| row.label(label).to_owned());
+    let all = report.tables.iter().flat_map(|table| &table.rows).filter_map(|row| row.labels.get(label).cloned());
     let mut values: Vec<_> = all.collect();
     values.sort_unstable();
     values.dedup();
@@ -63,6 +70,11 @@ fn local_measures_every_device_in_both_directions_and_families() -> Result<()> {
     ensure!(values(&report, "flows") == ["1", "100"], "{:?}", values(&report, "flows"));
     ensure!(values(&report, "family").len() == 2 && values(&report, "size").len() == 2);
     ensure!(report.tables[0].rows.iter().all(|row| row.rounds.iter().all(|pps| *pps > 0.0)), "{report:?}");
+    for measure in ["sweeper", "controller, resident", "of it its own", "an IPv4 connection", "an IPv6 connection"] {
+        let rows = report.tables[1].rows.iter().filter(|row| row.label("measure") == measure);
+        let figures: Vec<_> = rows.filter_map(|row| row.median()).collect();
+        ensure!(figures.len() == 4 && figures.iter().all(|figure| *figure > 0.0), "{measure}: {figures:?}");
+    }
     let charts = std::fs::read_dir(out.path())?.filter_map(|file| file.ok()?.file_name().into_string().ok());
     ensure!(charts.filter(|name| name.ends_with(".svg")).count() > 0, "no chart was drawn");
 
@@ -143,6 +155,34 @@ fn prog_measures_every_path() -> Result<()> {
     let report = Report::read(&out.path().join("report.json"))?;
     ensure!(values(&report, "path").len() == 27, "{:?}", values(&report, "path"));
     Ok(())
+}
+
+/// In mounts of its own, where there is no BPF file system.
+#[test]
+fn an_interrupted_prog_leaves_nothing() -> Result<()> {
+    let _alone = alone();
+    let inside = || -> Result<()> {
+        unshare(CloneFlags::CLONE_NEWNS).context("mount namespaces need root")?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        let usual = Path::new(Bpffs::USUAL);
+        while Bpffs::left_behind(usual)?.is_some() {
+            umount2(usual, MntFlags::MNT_DETACH)?;
+        }
+        let out = tempfile::tempdir()?;
+        let said = out.path().join("said");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forwarder-bench"));
+        command.args(["prog", "--flows", "256", "--rounds", "1000", "--out"]).arg(out.path());
+        let mut child = command.stderr(File::create(&said)?).spawn().context("cannot start forwarder-bench")?;
+        let measures = wait_until("prog to measure", PATIENCE, || Ok(read_to_string(&said)?.contains("round 2")));
+        let was_mounted = Bpffs::left_behind(usual)?.is_some();
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT)?;
+        let status = child.wait()?;
+        measures.with_context(|| read_to_string(&said).unwrap_or_default())?;
+        ensure!(was_mounted && status.code() == Some(130), "{was_mounted}, {status}");
+        ensure!(Bpffs::left_behind(usual)?.is_none(), "a BPF file system is left: {}", read_to_string(&said)?);
+        Ok(())
+    };
+    std::thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 #[test]

@@ -2,14 +2,13 @@
 //! records, once for every interface and direction, with its packet and its bytes; and what that costs the controller and
 //! the datapath.
 
-mod process;
 mod records;
 
 use crate::lab::{Family, FlowTable, Lab, Orders, step};
 use crate::local::{Size, meet};
+use crate::process::Process;
 use crate::report::Table;
 use anyhow::{Context, Result, bail, ensure};
-use process::Process;
 use records::Expected;
 use std::fs;
 use std::path::Path;

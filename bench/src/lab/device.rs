@@ -41,6 +41,11 @@ impl FlowTable {
     pub fn roomy(flows: u32) -> Self {
         Self { flows: flows.max(1 << 16), tight: false }
     }
+
+    /// Connections that fit the appliance's: as large as the flows need and no larger, as conntrack's table is.
+    pub fn connections(self) -> u32 {
+        if self.tight { self.flows } else { self.flows.next_power_of_two() }
+    }
 }
 
 /// What the appliance is told beside the size of its table.
@@ -97,6 +102,11 @@ impl Device {
         !matches!(self, Self::Drop | Self::Bare)
     }
 
+    /// Is the appliance, with whatever rules.
+    pub fn is_forwarder(self) -> bool {
+        matches!(self, Self::Forwarder | Self::ForwarderRules)
+    }
+
     /// Knows flows, so that the first packet of each costs more.
     pub fn has_flows(self) -> bool {
         self.translates()
@@ -129,8 +139,7 @@ fn at_work(dut: &Netns, table: FlowTable, orders: &Orders) -> Result<AtWork> {
 pub(super) fn forwarder_config(table: FlowTable, Orders { idle_s, more }: &Orders) -> String {
     let interface = |name, role| format!("[[interface]]\nname = \"{name}\"\nrole = \"{role}\"\n");
     let (inside, outside) = (interface("r0", "inside"), interface("r1", "outside"));
-    // As large as the flows need and no larger, as conntrack's table is.
-    let max = if table.tight { table.flows } else { table.flows.next_power_of_two() };
+    let max = table.connections();
     let timeouts = format!("[timeouts]\nudp = \"{idle_s}s\"\nudp_stream = \"{idle_s}s\"\n");
     format!(
         "{inside}{outside}{timeouts}[flows]\nmax = {max}\nmax_ipv6 = {max}\n\

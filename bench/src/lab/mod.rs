@@ -75,7 +75,8 @@ pub struct Lab {
     pub dut: Netns,
     /// The servers.
     pub server: Netns,
-    table: FlowTable,
+    /// How large its table is.
+    pub table: FlowTable,
     stations: [LoadStation; 2],
     bare: [LoadStation; 2],
     bare_inside: u32,

@@ -4,9 +4,11 @@
 
 mod access;
 mod generation;
+mod map_size;
 
 pub use access::Access;
 pub use generation::{Amount, Burst, Window, come_first, stay_on};
+pub use map_size::{MapSize, map_size};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::xdp::DevMap;

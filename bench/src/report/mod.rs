@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 pub struct Row {
     /// What was measured: device, flows, size, direction, family, load, percentile, …
     pub labels: BTreeMap<String, String>,
-    /// Unit of the rounds: "pps", "ns", "us", "1/s", "B", "ratio".
+    /// Unit of the rounds: "pps", "ns", "us", "1/s", "B", "MiB", "% of a core", "ratio".
     pub unit: String,
     /// One figure a round, in the order they were taken, in `unit`.
     pub rounds: Vec<f64>,
@@ -127,7 +127,7 @@ impl Row {
 /// What one kind of measurement found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Table {
-    /// Which: "local", "cps", "flow-logs", "latency", "prog", "two-host".
+    /// Which: "local", "controller", "cps", "flow-logs", "latency", "prog", "two-host".
     pub name: String,
     /// The figures, in the order they are shown.
     pub rows: Vec<Row>,

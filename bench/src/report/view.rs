@@ -23,7 +23,7 @@ pub struct View {
     pub remark: &'static str,
 }
 
-const VIEWS: [(&str, View); 6] = [
+const VIEWS: [(&str, View); 7] = [
     (
         "local",
         View {
@@ -35,6 +35,21 @@ const VIEWS: [(&str, View); 6] = [
             charted: &["bare redirect", "forwarder", "kernel forwarding", "nft masquerade"],
             ours: "forwarder",
             remark: "",
+        },
+    ),
+    (
+        "controller",
+        View {
+            title: "The controller meanwhile, and what connections take",
+            chart: "",
+            down: "measure",
+            across: "flows",
+            to: &[],
+            charted: &[],
+            ours: "sweeper",
+            remark: "While the packets above were measured. Sweeper: CPU time of this thread of the controller, from the end of one \
+                     pass over the table to the end of another. Resident: `VmRSS`; its own: `RssAnon`. A connection: what the \
+                     kernel allots for the table, free places included, by the connections that fit.",
         },
     ),
     (

@@ -1,22 +1,22 @@
-//! What a process takes, by proc(5).
+//! What a process and its threads take, by proc(5).
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::unistd::{SysconfVar, sysconf};
 use std::fs;
 use std::path::PathBuf;
 
 /// A process.
 #[derive(Debug)]
-pub(super) struct Process(PathBuf);
+pub(crate) struct Process(PathBuf);
 
 impl Process {
     /// The one with this id.
-    pub(super) fn of(id: u32) -> Self {
+    pub(crate) fn of(id: u32) -> Self {
         Self(format!("/proc/{id}").into())
     }
 
     /// CPU time of all its threads up to now, seconds.
-    pub(super) fn cpu_s(&self) -> Result<f64> {
+    pub(crate) fn cpu_s(&self) -> Result<f64> {
         let stat = self.read("stat")?;
         // pid (name, which may hold anything) state …: utime and stime are the 12th and 13th behind the name.
         let words = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().skip(11).take(2));
@@ -25,13 +25,34 @@ impl Process {
         Ok(ticks as f64 / per_second as f64)
     }
 
+    /// CPU time up to now of its thread of this name, seconds.
+    pub(crate) fn thread_cpu_s(&self, name: &str) -> Result<f64> {
+        let threads = self.0.join("task");
+        for thread in fs::read_dir(&threads).with_context(|| format!("cannot list {}", threads.display()))? {
+            let thread = Self(thread?.path());
+            if thread.read("comm")?.trim_end() == name {
+                // Nanoseconds on a CPU, waiting for one, turns (kernel, Documentation/scheduler/sched-stats.rst).
+                let stat = thread.read("schedstat")?;
+                let ns: u64 =
+                    stat.split_whitespace().next().unwrap_or_default().parse().context("no time in schedstat")?;
+                return Ok(ns as f64 / 1e9);
+            }
+        }
+        bail!("no thread `{name}` in {}", threads.display())
+    }
+
+    /// The memory that it has now, with what it shares, MiB (`VmRSS`).
+    pub(crate) fn resident_mib(&self) -> Result<f64> {
+        self.memory_mib("VmRSS:")
+    }
+
     /// The most memory it has had, MiB (`VmHWM`).
-    pub(super) fn peak_mib(&self) -> Result<f64> {
+    pub(crate) fn peak_mib(&self) -> Result<f64> {
         self.memory_mib("VmHWM:")
     }
 
     /// The memory that it has for itself alone, MiB (`RssAnon`).
-    pub(super) fn anonymous_mib(&self) -> Result<f64> {
+    pub(crate) fn anonymous_mib(&self) -> Result<f64> {
         self.memory_mib("RssAnon:")
     }
 
@@ -61,6 +82,23 @@ mod tests {
             sum = (0..100_000_u64).fold(sum, |sum, n| sum.wrapping_mul(31) ^ n);
         }
         assert!(process.peak_mib().unwrap() >= process.anonymous_mib().unwrap(), "{sum}");
+        assert!(process.peak_mib().unwrap() >= process.resident_mib().unwrap());
         assert!(Process::of(u32::MAX).cpu_s().is_err());
+    }
+
+    #[test]
+    fn threads_are_told_by_their_names() {
+        let process = Process::of(std::process::id());
+        let busy = || {
+            let begun = std::time::Instant::now();
+            while process.thread_cpu_s("quite busy").unwrap() < 0.02 {
+                assert!(begun.elapsed().as_secs() < 60, "it does not get on");
+            }
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("quite busy".to_owned()).spawn_scoped(scope, busy);
+            thread.unwrap().join().unwrap();
+        });
+        assert!(process.thread_cpu_s("nobody").is_err());
     }
 }
