@@ -18,7 +18,7 @@ pub struct Options {
 /// When something cannot be set up.
 pub fn run(options: Options) -> Result<Vec<Table>> {
     let Options { quick } = options;
-    eprintln!("all: this takes about {}", if quick { "a minute" } else { "9 minutes" });
+    eprintln!("all: this takes about {}", if quick { "a minute" } else { "7 minutes" });
     let mut tables = local::run(&if quick { local::Options::headline() } else { local::Options::thorough() })?;
     tables.extend([
         prog::run(&prog::Options::headline(quick))?,
