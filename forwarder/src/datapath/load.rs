@@ -10,7 +10,7 @@ use aya::programs::{Program, ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use forwarder_ebpf::abi::{FlowKey, FlowKey4, FlowKey6, Handshake, Shape, names};
 use forwarder_ebpf::verdict::Stage;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
@@ -199,19 +199,20 @@ fn load_object(options: &LoadOptions, directory: Option<&Path>) -> Result<Ebpf> 
 
 /// Takes programs past the verifier, as many at a time as there are CPUs: each takes up to a third of a second there.
 fn load_programs(object: &mut Ebpf, names: &[&'static str]) -> Result<()> {
-    let named = |(name, program)| Some((*names.iter().find(|wanted| **wanted == name)?, program));
-    let waiting = Mutex::new(object.programs_mut().filter_map(named));
+    let mut found: BTreeMap<_, _> = object.programs_mut().collect();
+    let named = names.iter().map(|name| Ok((*name, found.remove(name).ok_or(DatapathError::Missing(name))?)));
+    let waiting = Mutex::new(named.collect::<Result<VecDeque<_>>>()?);
+    let waiting = || waiting.lock().unwrap_or_else(PoisonError::into_inner);
     let work = || {
         loop {
             // The lock is not held while a program is loaded.
-            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-            match next {
-                Some((name, program)) => load_program(name, program)?,
-                None => return Ok(()),
-            }
+            let next = waiting().pop_front();
+            let Some((name, program)) = next else { return Ok(()) };
+            // Where one is refused, nobody needs the others.
+            load_program(name, program).inspect_err(|_| waiting().clear())?;
         }
     };
-    let at_a_time = available_parallelism().map_or(1, NonZero::get);
+    let at_a_time = available_parallelism().map_or(1, NonZero::get).min(names.len());
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..at_a_time).map(|_| scope.spawn(work)).collect();
         let joined = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
