@@ -16,7 +16,7 @@ use std::time::Instant;
 #[derive(Parser)]
 #[command(name = "forwarder-bench", version)]
 struct Cli {
-    /// Where report.json, report.md and charts go [default: bench-results/TIME-COMMAND]
+    /// Where report.json, report.md and charts go [default: bench-results/TIME-TABLES]
     #[arg(long, global = true, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Also draw charts (SVG)
@@ -67,10 +67,15 @@ fn main() -> ExitCode {
                 let had_bpffs = bpffs().is_some();
                 supervise::run(move || {
                     drop(conntrack.clone());
-                    if let Some(left) = bpffs().filter(|_| !had_bpffs)
-                        && let Err(error) = left.unmount_if_unused()
-                    {
-                        eprintln!("forwarder-bench: {:#}", anyhow::Error::from(error));
+                    if let Some(left) = bpffs().filter(|_| !had_bpffs) {
+                        // Whatever the reason, it is told by what is there then.
+                        let _ = left.unmount_if_unused();
+                        if bpffs().is_some() {
+                            eprintln!(
+                                "forwarder-bench: left the BPF file system on {} mounted: it is in use",
+                                Bpffs::USUAL
+                            );
+                        }
                     }
                 })
             }

@@ -7,9 +7,10 @@ use forwarder_bench::report::Report;
 use forwarder_kit::run::{PATIENCE, wait_until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::fs::{File, read_to_string};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard};
@@ -157,32 +158,60 @@ fn prog_measures_every_path() -> Result<()> {
     Ok(())
 }
 
-/// In mounts of its own, where there is no BPF file system.
+/// Ctrl-C as a terminal sends it, to the supervisor, the show and its forwarders alike; in mounts where there is no BPF file
+/// system, so that one has to be mounted.
 #[test]
-fn an_interrupted_prog_leaves_nothing() -> Result<()> {
+fn interrupted_runs_leave_nothing() -> Result<()> {
     let _alone = alone();
-    let inside = || -> Result<()> {
-        unshare(CloneFlags::CLONE_NEWNS).context("mount namespaces need root")?;
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
-        let usual = Path::new(Bpffs::USUAL);
-        while Bpffs::left_behind(usual)?.is_some() {
-            umount2(usual, MntFlags::MNT_DETACH)?;
+    let runs = [
+        "prog --flows 256 --rounds 1000",
+        "local --flows 100 --rounds 1000 --window-ms 50 --devices forwarder,nft,forwarder-rules",
+    ];
+    for run in runs {
+        let inside = || interrupt(&run.split(' ').collect::<Vec<_>>());
+        let ended = std::thread::scope(|scope| scope.spawn(inside).join());
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context(run)?;
+    }
+    Ok(())
+}
+
+fn interrupt(words: &[&str]) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("mount namespaces need root")?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    let usual = Path::new(Bpffs::USUAL);
+    while Bpffs::left_behind(usual)?.is_some() {
+        umount2(usual, MntFlags::MNT_DETACH)?;
+    }
+    let out = tempfile::tempdir()?;
+    let said = out.path().join("said");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forwarder-bench"));
+    command.args(words).arg("--out").arg(out.path()).env("FORWARDER_BIN", forwarder()?).process_group(0);
+    let mut child = command.stderr(File::create(&said)?).spawn().context("cannot start forwarder-bench")?;
+    let id = child.id();
+    let measures = wait_until("it to measure", PATIENCE, || Ok(read_to_string(&said)?.contains("round 2 of")));
+    let was_mounted = Bpffs::left_behind(usual)?.is_some();
+    let shows = read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+    killpg(Pid::from_raw(id.cast_signed()), Signal::SIGINT)?;
+    let status = child.wait()?;
+    let said = read_to_string(&said)?;
+    measures.with_context(|| said.clone())?;
+    ensure!(was_mounted && status.code() == Some(130), "{was_mounted}, {status}: {said}");
+    let pins = || usual.read_dir().into_iter().flatten().flatten().map(|pin| pin.path()).collect::<Vec<_>>();
+    ensure!(Bpffs::left_behind(usual)?.is_none(), "a BPF file system is left, with {:?}: {said}", pins());
+    let prefix = format!("fw{}-", shows.trim());
+    for directory in ["/run/netns", "/run"] {
+        for entry in Path::new(directory).read_dir()? {
+            let name = entry?.file_name();
+            ensure!(!name.to_string_lossy().starts_with(&prefix), "{name:?} is left in {directory}: {said}");
         }
-        let out = tempfile::tempdir()?;
-        let said = out.path().join("said");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_forwarder-bench"));
-        command.args(["prog", "--flows", "256", "--rounds", "1000", "--out"]).arg(out.path());
-        let mut child = command.stderr(File::create(&said)?).spawn().context("cannot start forwarder-bench")?;
-        let measures = wait_until("prog to measure", PATIENCE, || Ok(read_to_string(&said)?.contains("round 2")));
-        let was_mounted = Bpffs::left_behind(usual)?.is_some();
-        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT)?;
-        let status = child.wait()?;
-        measures.with_context(|| read_to_string(&said).unwrap_or_default())?;
-        ensure!(was_mounted && status.code() == Some(130), "{was_mounted}, {status}");
-        ensure!(Bpffs::left_behind(usual)?.is_none(), "a BPF file system is left: {}", read_to_string(&said)?);
-        Ok(())
-    };
-    std::thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+    for process in Path::new("/proc").read_dir()? {
+        let stat = read_to_string(process?.path().join("stat")).unwrap_or_default();
+        // pid (name, which may hold anything) state parent group …; zombies are init's.
+        let words: Vec<_> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().take(3).collect();
+        ensure!(words.first() == Some(&"Z") || words.get(2) != Some(&id.to_string().as_str()), "it is left: {stat}");
+    }
+    Ok(())
 }
 
 #[test]

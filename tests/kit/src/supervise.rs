@@ -5,10 +5,17 @@
 
 use crate::netns;
 use anyhow::{Context, Result};
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// How long the show may take to end, and then its programs.
+const LIMIT: Duration = Duration::from_secs(30);
+/// Somebody has had enough.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// First argument of the child.
 pub const INNER: &str = "--inner";
@@ -19,6 +26,8 @@ pub const INNER: &str = "--inner";
 /// # Errors
 /// When the child cannot be started.
 pub fn run(put_right: impl Fn() + Clone + Send + 'static) -> Result<ExitCode> {
+    // Its programs are ours when it is gone: a terminal's Ctrl-C ends the show before we are told.
+    set_child_subreaper(true).context("cannot take over what the show leaves")?;
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
@@ -30,13 +39,14 @@ pub fn run(put_right: impl Fn() + Clone + Send + 'static) -> Result<ExitCode> {
     command.arg(INNER).args(std::env::args().skip(1)).env("TMPDIR", files.path());
     let mut child = command.spawn().context("cannot start the show")?;
     let id = child.id();
-    let (interrupted, directory) = (put_right.clone(), files.path().to_owned());
+    let (put_right_then, directory) = (put_right.clone(), files.path().to_owned());
     std::thread::spawn(move || {
         if signals.wait().is_ok() {
+            INTERRUPTED.store(true, Ordering::Relaxed);
             eprintln!("\ninterrupted, cleaning up");
             end(id);
             netns::remove_leftovers(id);
-            interrupted();
+            put_right_then();
             // Nothing can be done about what does not go, and it is only in the way.
             let _ = std::fs::remove_dir_all(directory);
             std::process::exit(130);
@@ -45,7 +55,10 @@ pub fn run(put_right: impl Fn() + Clone + Send + 'static) -> Result<ExitCode> {
     let status = child.wait().context("cannot wait for the show")?;
     if status.code().is_none() {
         // A signal ended it; if that was Ctrl-C, the thread above ends this process after it has cleaned up.
-        std::thread::sleep(Duration::from_secs(5));
+        std::thread::sleep(Duration::from_secs(1));
+        if INTERRUPTED.load(Ordering::Relaxed) {
+            std::thread::sleep(3 * LIMIT);
+        }
     }
     netns::remove_leftovers(id);
     put_right();
@@ -61,37 +74,36 @@ pub fn unblock() -> Result<()> {
 }
 
 /// Ends the show, then its programs, and gives the forwarder time to put the host right.
-fn end(id: u32) {
-    let programs = children_of(id);
+fn end(show: u32) {
     // What the show has open is in use until it is gone, and tables of a million connections take their time.
-    send(Signal::SIGKILL, &[id]);
-    wait_for_end(&[id], Duration::from_secs(30));
-    send(Signal::SIGTERM, &programs);
-    wait_for_end(&programs, Duration::from_secs(2));
+    send(Signal::SIGKILL, show);
+    // As long as one of its threads is left, its programs are not ours.
+    wait_until_gone(|| !std::path::Path::new(&format!("/proc/{show}")).exists());
+    children_of(std::process::id()).into_iter().for_each(|program| send(Signal::SIGTERM, program));
+    wait_until_gone(|| children_of(std::process::id()).is_empty());
 }
 
-fn send(signal: Signal, processes: &[u32]) {
-    for id in processes {
-        // It may have ended by itself meanwhile.
-        let _ = kill(Pid::from_raw(id.cast_signed()), signal);
-    }
+fn send(signal: Signal, process: u32) {
+    // It may have ended by itself meanwhile.
+    let _ = kill(Pid::from_raw(process.cast_signed()), signal);
 }
 
-fn wait_for_end(processes: &[u32], limit: Duration) {
+fn wait_until_gone(is_gone: impl Fn() -> bool) {
     let begun = Instant::now();
-    let is_there = |id: &u32| std::path::Path::new(&format!("/proc/{id}")).exists();
-    while processes.iter().any(is_there) && begun.elapsed() < limit {
+    while !is_gone() && begun.elapsed() < LIMIT {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
+/// Those that still run.
 fn children_of(parent: u32) -> Vec<u32> {
     let mut children = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         // pid (name, which may hold anything) state parent …
-        let found = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
-        if found == Some(parent) {
+        let mut words = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+        let runs = words.next().is_some_and(|state| state != "Z");
+        if runs && words.next().and_then(|word| word.parse().ok()) == Some(parent) {
             children.extend(entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
         }
     }
