@@ -21,8 +21,10 @@ const IDLE: usize = 1000;
 /// How long iperf3 sends beside each flood, once it has got through.
 const FLOOD: Duration = Duration::from_secs(3);
 /// Flows of a flood, a packet each. A flood ends with them, at the latest: iperf3 may need long until it gets through, where the
-/// link's ring is full for its packets as well, and a second packet of a flow would be none of a flood.
+/// link's ring is full for its packets as well, and a second packet of a flow would be none of a flood. It begins again then.
 const FLOWS: u32 = 1 << 27;
+/// Floods of a kind until iperf3 is done before one ends.
+const ATTEMPTS: u32 = 4;
 
 /// The world may begin connections with 10.0.64.0/18 and fd00:2::/96, which the first client routes: these are targets.
 const CONFIG: &str = r#"
@@ -175,7 +177,11 @@ const FLOODS: [Flood; 8] = [
 fn floods_break_nothing_and_their_figures_add_up() -> Result<()> {
     let mut siege = Siege::begin()?;
     for flood in &FLOODS {
-        siege.withstand(flood).with_context(|| flood.name)?;
+        let mut attempts = 0;
+        while !siege.withstand(flood).with_context(|| flood.name)? {
+            attempts += 1;
+            ensure!(attempts < ATTEMPTS, "{}: iperf3 never got through as long as they came", flood.name);
+        }
     }
     Ok(())
 }
@@ -206,8 +212,8 @@ impl Siege {
         Ok(Self { lab, load, idle, _iperf: iperf, _echo: echo })
     }
 
-    /// Floods, and looks at what came of it.
-    fn withstand(&mut self, flood: &Flood) -> Result<()> {
+    /// Floods, and looks at what came of it. Whether iperf3 was done before it ended.
+    fn withstand(&mut self, flood: &Flood) -> Result<bool> {
         let Self { lab, load, .. } = self;
         let (from, name, to) = match flood.outside {
             true => (&lab.net.world, "app", "outside"),
@@ -236,7 +242,8 @@ impl Siege {
             Some(running) => running.finish(),
             None => lab.client().run("iperf3", &iperf_arguments(FLOOD)),
         });
-        let sent_bytes = received(&said.context("iperf3 broke")?)?;
+        let (said, in_time) = said.context("iperf3 broke")?;
+        let sent_bytes = received(&said)?;
         ensure!(sent_bytes > 0, "iperf3 moved nothing");
         for (at, idle) in self.idle.iter_mut().enumerate() {
             idle.ping().with_context(|| format!("idle connection {at} of {IDLE}"))?;
@@ -247,7 +254,8 @@ impl Siege {
             let status = self.lab.appliance.status()?;
             Ok(status.flows()? < 2 * IDLE as u64 && status.room_taken()? < 2 * IDLE as u64)
         })?;
-        self.lab.appliance.wait_for_sweep()
+        self.lab.appliance.wait_for_sweep()?;
+        Ok(in_time)
     }
 
     /// What came in was let through or refused, under the names that it has to be.
@@ -264,7 +272,7 @@ impl Siege {
         let through = arrived..=arrived + after.not_out - before.not_out;
         let what = format!("{sent} sent, {came} came, {hits} hits, {through:?} got through, refused: {refused:?}");
         println!("{}: {what}", flood.name);
-        ensure!(came > 100_000 && sent <= u64::from(FLOWS), "no flood, or packets of one flow: {what}");
+        ensure!(came > 100_000, "no flood: {what}");
         ensure!(through.contains(&(came - refused.values().sum::<u64>())), "{what}");
         ensure!((came..=came + flood.others).contains(&hits), "{what}");
         ensure!(refused.keys().all(|name| flood.reasons.contains(name)), "{what}");

@@ -95,7 +95,8 @@ impl Load {
         outcome
     }
 
-    /// Generates on a CPU for as long as `act` takes, but no more than so many frames, however long that is.
+    /// Generates on a CPU for as long as `act` takes, but no more than so many frames, however long that is. Also tells whether
+    /// `act` took no longer than they lasted.
     ///
     /// # Errors
     /// When the kernel refuses, or `act`'s own.
@@ -105,8 +106,9 @@ impl Load {
         bytes: usize,
         frames: u32,
         act: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
-        self.generate_beside(cpu, bytes, Amount::Frames(frames), act)?.0
+    ) -> Result<(T, bool)> {
+        let (outcome, early) = self.generate_beside(cpu, bytes, Amount::Frames(frames), act)?;
+        Ok((outcome?, !early))
     }
 
     /// Generates while `act` is at it. What came of that, and whether the generator was at its end before.
@@ -156,6 +158,8 @@ impl Load {
             generator.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             std::thread::sleep(SETTLE);
             let after = self.counts()?;
+            let sent = after.all_sent() - before.all_sent();
+            ensure!(sent == u64::from(frames), "only {sent} of {frames} frames were sent: a signal came between");
             let arrived = after.all_arrived() - before.all_arrived();
             Ok(Burst { lost: u64::from(frames).saturating_sub(arrived), per_second: clock? })
         })
