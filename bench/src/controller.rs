@@ -2,13 +2,14 @@
 //! is under load, and what the kernel has allotted for a connection.
 //!
 //! A sweeper's passes over many connections are seconds apart, so its time is taken from the end of one pass to the end of a
-//! later one.
+//! later one; `status` knows of an end within a second, in which the sweeper rests.
 
 use crate::load::{MapSize, map_size};
 use crate::process::Process;
 use crate::report::Table;
 use anyhow::Result;
-use forwarder::datapath::maps_directory;
+use forwarder::datapath::{Key, maps_directory};
+use forwarder_ebpf::abi::{FlowKey4, FlowKey6};
 use forwarder_kit::Appliance;
 use forwarder_kit::run::{PATIENCE, wait_until};
 use std::time::{Duration, Instant};
@@ -16,8 +17,8 @@ use std::time::{Duration, Instant};
 /// Name of the thread that passes over the flow table.
 const SWEEPER: &str = "sweeper";
 /// What the flow tables are made of, by the family of their connections.
-const FLOW_TABLES: [(&str, [&str; 2]); 2] =
-    [("an IPv4 connection", ["FLOWS4", "BIRTHS4"]), ("an IPv6 connection", ["FLOWS6", "BIRTHS6"])];
+const FLOW_TABLES: [(&str, [&str; 3]); 2] =
+    [("an IPv4 connection", FlowKey4::MAPS), ("an IPv6 connection", FlowKey6::MAPS)];
 
 /// How long [`Watch::begin`] and [`Watch::report`] wait for passes to end, about, with so many flows.
 pub fn expected(flows: u32) -> Duration {
@@ -35,12 +36,13 @@ pub struct Watch {
 
 impl Watch {
     /// Waits for a pass to end that found all flows, and begins there: the pause behind a pass is as long as that was.
+    /// `connections` fit each table.
     ///
     /// # Errors
     /// When the controller does not run, or does not pass over its table.
-    pub fn begin(appliance: &mut Appliance) -> Result<Self> {
+    pub fn begin(appliance: &mut Appliance, connections: u32) -> Result<Self> {
         let process = Process::of(appliance.id()?);
-        appliance.wait_for_sweep()?;
+        (0..2).try_for_each(|_| pass_ends(appliance, connections))?;
         Ok(Self { begun: Instant::now(), sweeper_s: process.thread_cpu_s(SWEEPER)?, process })
     }
 
@@ -56,8 +58,7 @@ impl Watch {
         labels: [(&str, &str); 3],
         table: &mut Table,
     ) -> Result<()> {
-        let before = appliance.status()?.sweeps()?;
-        wait_until("a pass of the sweeper", PATIENCE, || Ok(appliance.status()?.sweeps()? > before))?;
+        pass_ends(appliance, connections)?;
         let (took_s, sweeper_s) = (self.begun.elapsed().as_secs_f64(), self.process.thread_cpu_s(SWEEPER)?);
         let mut push = |unit, measure, figure| {
             table.row(unit, labels.into_iter().chain([("measure", measure)])).push(figure);
@@ -73,4 +74,10 @@ impl Watch {
         }
         Ok(())
     }
+}
+
+fn pass_ends(appliance: &Appliance, connections: u32) -> Result<()> {
+    let before = appliance.status()?.sweeps()?;
+    let limit = PATIENCE.max(4 * expected(connections));
+    wait_until("a pass of the sweeper", limit, || Ok(appliance.status()?.sweeps()? > before))
 }

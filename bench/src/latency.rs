@@ -93,7 +93,7 @@ pub fn run(options: &Options) -> Result<Table> {
     eprintln!("latency: this takes about {} s", options.expected().as_secs());
     let full_pps = match options.full_pps {
         Some(pps) => pps,
-        None => highest_lossless(options.flows)?,
+        None => highest_lossless(options)?,
     };
     eprintln!("latency: 100 % are {:.3} Mpps", full_pps / 1e6);
     let mut labs = Vec::new();
@@ -120,10 +120,11 @@ pub fn run(options: &Options) -> Result<Table> {
 
 /// The highest rate at which kernel NAT loses nothing: what it forwards at the generator's full speed, or if that loses, as
 /// much less as it takes.
-fn highest_lossless(flows: u32) -> Result<f64> {
+fn highest_lossless(options: &Options) -> Result<f64> {
+    let flows = options.flows;
     let mut lab = Lab::new(Device::Nft, FlowTable::roomy(flows))?;
     meet(&mut lab, Family::V4, flows)?;
-    let (bytes, length) = (Size::Short.bytes(Family::V4), Duration::from_secs(1));
+    let (bytes, length) = (Size::Short.bytes(Family::V4), Duration::from_millis(options.window_ms));
     let mut config = lab.config(Family::V4, flows);
     lab.load.configure(&config)?;
     let mut window = lab.load.window(LOAD_CPU, bytes, RUN_UP, length)?;

@@ -88,7 +88,8 @@ pub struct Options {
     /// Everything: all sizes, one and both directions, IPv4 and IPv6
     #[arg(long)]
     pub full: bool,
-    /// The headline in less than a minute: bare redirect, forwarder and nftables with 1,000, 100,000 and 1,000,000 flows
+    /// The headline in less than a minute: bare redirect, forwarder and nftables with 1,000, 100,000 and 1,000,000 flows,
+    /// without the controller's share
     #[arg(long, conflicts_with = "full")]
     pub quick: bool,
 }
@@ -181,8 +182,14 @@ fn measure(options: &Options, mut controllers: Option<&mut Table>) -> Result<Tab
 
 /// Begins to watch the controllers that there are, each with its lab's place.
 fn watch(labs: &mut [Lab]) -> Result<Vec<(usize, Watch)>> {
-    let appliances = labs.iter_mut().map(|lab| lab.at_work.appliance.as_mut()).enumerate();
-    appliances.filter_map(|(at, appliance)| Some((at, appliance?))).map(|(at, a)| Ok((at, Watch::begin(a)?))).collect()
+    let mut watches = Vec::new();
+    for (at, lab) in labs.iter_mut().enumerate() {
+        let connections = lab.table.connections();
+        if let Some(appliance) = &mut lab.at_work.appliance {
+            watches.push((at, Watch::begin(appliance, connections)?));
+        }
+    }
+    Ok(watches)
 }
 
 /// What the watched took.
@@ -208,10 +215,7 @@ fn labs(options: &Options, family: Family, flows: u32) -> Result<Vec<Lab>> {
     for device in &options.devices {
         let what = || format!("{}, {} with {flows} flows", device.name(), family.name());
         let mut lab = Lab::new(*device, FlowTable::roomy(flows)).with_context(what)?;
-        let lost = meet(&mut lab, family, flows).with_context(what)?;
-        if lost > 0 {
-            eprintln!("local: {}: {lost} first packets were lost", what());
-        }
+        meet(&mut lab, family, flows).with_context(what)?;
         labs.push(lab);
     }
     eprintln!("local: {} with {flows} flows, ready after {:.1} s", family.name(), begun.elapsed().as_secs_f64());
@@ -233,7 +237,7 @@ fn measure_rounds(options: &Options, family: Family, flows: u32, labs: &mut [Lab
                     lab.device.name(),
                     window.pps / 1e6
                 );
-                point.report(lab.device, round, &window, table)?;
+                point.report(lab, round, &window, table)?;
             }
         }
     }
@@ -246,17 +250,17 @@ fn pairs<A: Copy, B: Copy>(left: &[A], right: &[B]) -> Vec<(A, B)> {
 
 /// Lets a device that knows flows see every one: asked, answered, and asked again, with which a flow is established to the
 /// forwarder and to conntrack alike. What loses packets, when the machine was elsewhere for a moment, is done again: an answer
-/// to a flow that conntrack does not know begins another, which takes the first one's port. Returns how many did not arrive
-/// the last time.
+/// to a flow that conntrack does not know begins another, which takes the first one's port. When packets did not arrive the last
+/// time either, the lab's figures are to be read with that in mind.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn meet(lab: &mut Lab, family: Family, flows: u32) -> Result<u64> {
+pub fn meet(lab: &mut Lab, family: Family, flows: u32) -> Result<()> {
     const OUT: u32 = 1;
     const BACK: u32 = 2;
     let mut lost = 0;
     if !lab.device.has_flows() {
-        return Ok(lost);
+        return Ok(());
     }
     for directions in [OUT, BACK, OUT] {
         let mut missing = 0;
@@ -269,7 +273,12 @@ pub fn meet(lab: &mut Lab, family: Family, flows: u32) -> Result<u64> {
         }
         lost += missing;
     }
-    Ok(lost)
+    if lost > 0 {
+        let caution = format!("{lost} packets of {flows} flows' first three were lost every time");
+        eprintln!("{}: {caution}", lab.device.name());
+        lab.caution = Some(caution);
+    }
+    Ok(())
 }
 
 /// One point of the matrix.
@@ -291,10 +300,10 @@ impl Point {
         lab.load.window(CPU, bytes, RUN_UP, length)
     }
 
-    fn report(&self, device: Device, round: u32, window: &Window, table: &mut Table) -> Result<()> {
+    fn report(&self, lab: &Lab, round: u32, window: &Window, table: &mut Table) -> Result<()> {
         let flows = self.flows.to_string();
         let labels = [
-            ("device", device.name()),
+            ("device", lab.device.name()),
             ("flows", &flows),
             ("size", self.size.name()),
             ("direction", self.directions.name()),
@@ -302,6 +311,7 @@ impl Point {
         ];
         let row = table.row("pps", labels);
         row.push(window.pps);
+        lab.caution.iter().for_each(|caution| row.note(caution));
         // A veth's ring loses some when the other end is late; that is a figure, not a failure.
         if window.lost() > 0 {
             row.note(format!("round {round} lost {:.4} % ({} frames)", 100.0 * window.loss(), window.lost()));

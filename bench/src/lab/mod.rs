@@ -75,6 +75,8 @@ pub struct Lab {
     pub dut: Netns,
     /// The servers.
     pub server: Netns,
+    /// What a reader of its figures must know.
+    pub caution: Option<String>,
     /// How large its table is.
     pub table: FlowTable,
     stations: [LoadStation; 2],
@@ -122,6 +124,7 @@ impl Lab {
             load,
             device,
             table,
+            caution: None,
             at_work: AtWork::default(),
             stations: [LoadStation { to: r0, from: c0 }, LoadStation { to: r1, from: s0 }],
             bare: [LoadStation { to: s0, from: r1 }, LoadStation { to: c0, from: r0 }],

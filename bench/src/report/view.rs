@@ -47,9 +47,10 @@ const VIEWS: [(&str, View); 7] = [
             to: &[],
             charted: &[],
             ours: "sweeper",
-            remark: "While the packets above were measured. Sweeper: CPU time of this thread of the controller, from the end of one \
-                     pass over the table to the end of another. Resident: `VmRSS`; its own: `RssAnon`. A connection: what the \
-                     kernel allots for the table, free places included, by the connections that fit.",
+            remark: "While the packets above were measured, all devices in turn. Sweeper: CPU time of this thread of the controller, \
+                     from the end of one pass over the table to the end of another. Resident: `VmRSS`; its own: `RssAnon`. A \
+                     connection: what the kernel allots for what grows with the table, free places included, by the \
+                     connections that fit.",
         },
     ),
     (
