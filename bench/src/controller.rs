@@ -11,7 +11,7 @@ use anyhow::Result;
 use forwarder::datapath::{Key, maps_directory};
 use forwarder_ebpf::abi::{FlowKey4, FlowKey6};
 use forwarder_kit::Appliance;
-use forwarder_kit::run::{PATIENCE, wait_until};
+use forwarder_kit::run::PATIENCE;
 use std::time::{Duration, Instant};
 
 /// Name of the thread that passes over the flow table.
@@ -30,6 +30,8 @@ pub fn expected(flows: u32) -> Duration {
 #[derive(Debug)]
 pub struct Watch {
     process: Process,
+    /// That fit each of its tables.
+    connections: u32,
     begun: Instant,
     sweeper_s: f64,
 }
@@ -42,23 +44,16 @@ impl Watch {
     /// When the controller does not run, or does not pass over its table.
     pub fn begin(appliance: &mut Appliance, connections: u32) -> Result<Self> {
         let process = Process::of(appliance.id()?);
-        (0..2).try_for_each(|_| pass_ends(appliance, connections))?;
-        Ok(Self { begun: Instant::now(), sweeper_s: process.thread_cpu_s(SWEEPER)?, process })
+        (0..2).try_for_each(|_| appliance.wait_for_pass(patience(connections)))?;
+        Ok(Self { connections, begun: Instant::now(), sweeper_s: process.thread_cpu_s(SWEEPER)?, process })
     }
 
-    /// Waits for a pass to end and adds what there was until then. `labels` say of which device, and with how many flows;
-    /// `connections` fit each of its tables.
+    /// Waits for a pass to end and adds what there was until then. `labels` say of which device, and with how many flows.
     ///
     /// # Errors
     /// As [`Watch::begin`], and when a map of the datapath is not pinned where it should be.
-    pub fn report(
-        &self,
-        appliance: &Appliance,
-        connections: u32,
-        labels: [(&str, &str); 3],
-        table: &mut Table,
-    ) -> Result<()> {
-        pass_ends(appliance, connections)?;
+    pub fn report(&self, appliance: &Appliance, labels: [(&str, &str); 3], table: &mut Table) -> Result<()> {
+        appliance.wait_for_pass(patience(self.connections))?;
         let (took_s, sweeper_s) = (self.begun.elapsed().as_secs_f64(), self.process.thread_cpu_s(SWEEPER)?);
         let mut push = |unit, measure, figure| {
             table.row(unit, labels.into_iter().chain([("measure", measure)])).push(figure);
@@ -70,14 +65,13 @@ impl Watch {
         for (measure, names) in FLOW_TABLES {
             let sizes = names.map(|name| map_size(&maps.join(name)));
             let bytes: u64 = sizes.into_iter().map(|size| size.map(MapSize::bytes)).sum::<Result<_>>()?;
-            push("B", measure, bytes as f64 / f64::from(connections));
+            push("B", measure, bytes as f64 / f64::from(self.connections));
         }
         Ok(())
     }
 }
 
-fn pass_ends(appliance: &Appliance, connections: u32) -> Result<()> {
-    let before = appliance.status()?.sweeps()?;
-    let limit = PATIENCE.max(4 * expected(connections));
-    wait_until("a pass of the sweeper", limit, || Ok(appliance.status()?.sweeps()? > before))
+/// How long a pass may be waited for.
+fn patience(connections: u32) -> Duration {
+    PATIENCE.max(4 * expected(connections))
 }

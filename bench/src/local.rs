@@ -203,7 +203,7 @@ fn report_watches(
         let lab = &labs[at];
         let appliance = lab.at_work.appliance.as_ref().context("it was there when it began to be watched")?;
         let labels = [("device", lab.device.name()), ("flows", flows), ("family", family)];
-        watch.report(appliance, lab.table.connections(), labels, table)?;
+        watch.report(appliance, labels, table)?;
     }
     Ok(())
 }

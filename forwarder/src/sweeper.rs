@@ -1,5 +1,6 @@
 //! The sweeper's thread: passes over the flow table often enough for the timeouts, and for some 4 % of one core: after a pass
-//! it rests 24 times as long as that took, so a pass that takes longer than the one before costs more. Under pressure 10 %. For flow logs as often as their windows end, and never for more than half of one.
+//! it rests 24 times as long as that took, so a pass that takes longer than the one before costs more. Under pressure 10 %. For
+//! flow logs as often as their windows end, and never for more than half of one.
 
 use crate::flowlog::feed::Feed;
 use crate::flows::log::Logger;

@@ -201,10 +201,16 @@ impl Appliance {
     /// When there is none.
     pub fn wait_for_sweep(&self) -> Result<()> {
         // The next one that they go by may have begun before.
-        (0..2).try_for_each(|_| {
-            let before = self.status()?.sweeps()?;
-            wait_until("a pass of the sweeper", PATIENCE, || Ok(self.status()?.sweeps()? > before))
-        })
+        (0..2).try_for_each(|_| self.wait_for_pass(PATIENCE))
+    }
+
+    /// Waits until limits go by another pass of the sweeper than now, whenever it began.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub fn wait_for_pass(&self, limit: Duration) -> Result<()> {
+        let before = self.status()?.sweeps()?;
+        wait_until("a pass of the sweeper", limit, || Ok(self.status()?.sweeps()? > before))
     }
 
     /// Ends it with SIGTERM.
