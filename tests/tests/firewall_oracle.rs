@@ -220,7 +220,8 @@ fn hidden_rules_are_those_that_no_packet_meets() {
             Ok(())
         })
         .unwrap_or_else(|error| panic!("{error}"));
-    assert!(together.get() > 100, "only {} rules were hidden by several", together.get());
+    // By chance; 25 runs had 108 to 165, 137 in the mean.
+    assert!(together.get() > 50, "only {} rules were hidden by several", together.get());
 }
 
 /// What the README promises of a set of a million prefixes, which neither touch nor nest: kernel memory, and hidden rules
