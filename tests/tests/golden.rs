@@ -8,6 +8,7 @@ mod golden {
     pub mod kernel;
     pub mod pair;
     pub mod play;
+    pub mod random;
 }
 
 use anyhow::{Result, ensure};
@@ -16,6 +17,9 @@ use forwarder_golden::sim_body::SimBody;
 use forwarder_kit::Netns;
 use golden::kernel::{KernelBody, furnish};
 use golden::pair::Pair;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use std::cell::RefCell;
 
 #[test]
 fn golden_sim() {
@@ -58,7 +62,10 @@ fn golden_kernel_plays() -> Result<()> {
         let mut body = Pair::new(SimBody::default(), KernelBody::new(&netns)?);
         let mut failed = Vec::new();
         for seed in 1..=PLAYS {
-            golden::play::run(&golden::play::script(seed), &mut body);
+            // Every second without rules: what no rule is asked about goes another way.
+            let policies = if seed % 2 == 0 { vec![] } else { vec![seed, PLAYS + seed] };
+            let policies: Vec<_> = policies.into_iter().map(|seed| golden::random::policy(seed).text()).collect();
+            golden::play::run(&golden::play::script(seed), &policies, &mut body);
             let wrong = body.take_differences();
             if !wrong.is_empty() {
                 failed.push(format!("play {seed}:\n  {}", wrong.join("\n  ")));
@@ -70,6 +77,29 @@ fn golden_kernel_plays() -> Result<()> {
     none(failed);
     Ok(())
 }
+
+/// Rules and packets that nobody thought of: a plain reading says what has to become of each packet, by which rule.
+#[test]
+fn golden_kernel_rules() -> Result<()> {
+    let netns = Netns::new("rules")?;
+    furnish(&netns)?;
+    netns.enter(|| {
+        let body = RefCell::new(Pair::new(SimBody::default(), KernelBody::new(&netns)?));
+        let mut runner = TestRunner::new(Config { cases: POLICIES, failure_persistence: None, ..Config::default() });
+        runner.run(&golden::random::rules_and_packets(), |(policy, probes)| {
+            let mut body = body.borrow_mut();
+            let tried = golden::random::try_rules(&policy, &probes, &mut *body);
+            let differences = body.take_differences();
+            tried.map_err(TestCaseError::fail)?;
+            prop_assert!(differences.is_empty(), "{}\n{}", differences.join("\n"), policy.text());
+            Ok(())
+        })?;
+        Ok(())
+    })
+}
+
+/// How many policies.
+const POLICIES: u32 = 200;
 
 /// How many plays; about ten seconds.
 const PLAYS: u64 = 200;

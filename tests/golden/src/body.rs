@@ -2,6 +2,7 @@
 
 use crate::case::{Case, Change, Step};
 use crate::world::{Port, World};
+use forwarder_ebpf::abi::firewall::RuleCounter;
 use forwarder_ebpf::abi::{Counter, FlowEntry, FlowKey, FlowKey4, FlowKey6, MAX_IFACES, OUTCOMES, RoundTrips, status};
 use forwarder_ebpf::abi::{Ticks, counter_index};
 use forwarder_ebpf::conntrack::State;
@@ -22,10 +23,27 @@ pub trait Body {
     fn send(&mut self, ingress: u32, frame: &[u8]) -> Sent;
     /// All counters.
     fn counters(&self) -> Vec<Counter>;
+    /// What the rules have met, by counter, up to `count`.
+    fn rule_hits(&self, count: usize) -> Vec<Hits>;
     /// All flow entries, in the order of their keys.
     fn flows(&self) -> Flows;
     /// The frames that wait for a neighbour: ingress, egress, frame.
     fn take_held(&mut self) -> Vec<(u32, u32, Vec<u8>)>;
+}
+
+/// What a rule has met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hits {
+    /// Packets that begin a flow, or become none.
+    pub packets: u64,
+    /// Their bytes: IP total length.
+    pub bytes: u64,
+}
+
+impl From<&RuleCounter> for Hits {
+    fn from(counter: &RuleCounter) -> Self {
+        Self { packets: counter.hits, bytes: counter.bytes }
+    }
 }
 
 /// What is done with a frame.

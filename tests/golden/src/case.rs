@@ -37,18 +37,20 @@ pub enum Step {
 }
 
 /// What can change between frames.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Change {
     /// The switches.
     Control(Control),
     /// Other rules of the firewall, of the same kinds; the epoch is another step's.
-    Policy(&'static str),
+    Policy(String),
     /// A route appears that is not in `world::ROUTES`.
     Route(&'static str, Way),
     /// Forwarding is switched for what enters by an interface.
     Forwarding(u32, bool),
     /// Every responder's entry is lost, as when the controller is about to remove the connection.
     ForgetResponders,
+    /// All flows have ended.
+    ForgetFlows,
 }
 
 /// A case in the default world.

@@ -1,9 +1,9 @@
 //! The sim as a body.
 
-use crate::body::{Body, Flows, Sent, measured};
+use crate::body::{Body, Flows, Hits, Sent, measured};
 use crate::case::Change;
 use crate::world::{World, compiled, set_route};
-use forwarder_ebpf::abi::{Counter, FlowKey, Ticks, status};
+use forwarder_ebpf::abi::{Counter, FlowEntry, FlowKey, Ticks, status};
 use forwarder_ebpf::sim::Sim;
 
 /// The sim, and its clock.
@@ -32,8 +32,12 @@ impl Body for SimBody {
             Change::Route(prefix, way) => set_route(&mut self.sim, prefix, Some(way.route())),
             Change::Forwarding(ifindex, forwards) => self.sim.set_forwarding(*ifindex, *forwards),
             Change::ForgetResponders => {
-                forget(&self.sim.flows4);
-                forget(&self.sim.flows6);
+                forget(&self.sim.flows4, is_responder);
+                forget(&self.sim.flows6, is_responder);
+            }
+            Change::ForgetFlows => {
+                forget(&self.sim.flows4, |_| true);
+                forget(&self.sim.flows6, |_| true);
             }
         }
     }
@@ -49,6 +53,10 @@ impl Body for SimBody {
 
     fn counters(&self) -> Vec<Counter> {
         self.sim.counters()
+    }
+
+    fn rule_hits(&self, count: usize) -> Vec<Hits> {
+        self.sim.rule_counters().iter().take(count).map(Hits::from).collect()
     }
 
     fn flows(&self) -> Flows {
@@ -67,9 +75,13 @@ impl Body for SimBody {
     }
 }
 
-fn forget<K: FlowKey + Default + Ord>(flows: &forwarder_ebpf::sim::Flows<K>) {
+fn is_responder(entry: &FlowEntry) -> bool {
+    entry.status.load() & status::ORIGINATOR == 0
+}
+
+fn forget<K: FlowKey + Default + Ord>(flows: &forwarder_ebpf::sim::Flows<K>, is_forgotten: fn(&FlowEntry) -> bool) {
     for (key, entry) in flows.all() {
-        if entry.status.load() & status::ORIGINATOR == 0 {
+        if is_forgotten(entry) {
             flows.remove(&key);
         }
     }

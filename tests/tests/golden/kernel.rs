@@ -6,10 +6,11 @@ use forwarder::datapath::{Datapath, Element, FlowTable, HeldFrames, Key, LoadOpt
 use forwarder::host::Bpffs;
 use forwarder_ebpf::abi::{Counter, FlowEntry, MAX_IFACES, Ticks, status};
 use forwarder_ebpf::tables::Fate;
-use forwarder_golden::body::{Action, Body, Flows, Sent, measured};
+use forwarder_golden::body::{Action, Body, Flows, Hits, Sent, measured};
 use forwarder_golden::case::Change;
 use forwarder_golden::world::{CAPACITY, PORTS, Port, ROUTES, STATIONS, Way, World, compiled};
 use forwarder_kit::Netns;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub struct KernelBody<'n> {
     /// What cases have changed in the namespace and `reset` has to undo: prefixes, interfaces that do not forward.
     routes: BTreeSet<&'static str>,
     still: BTreeSet<u32>,
+    /// Rules whose counters were asked for.
+    counted: Cell<usize>,
 }
 
 /// Gives a fresh namespace the world's interfaces, neighbours and routes.
@@ -94,7 +97,8 @@ impl<'n> KernelBody<'n> {
         let datapath = Datapath::load(&options)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let held = runtime.block_on(async { datapath.take_held_frames() })?;
-        Ok(Self { netns, datapath, bpffs, held, runtime, routes: BTreeSet::new(), still: BTreeSet::new() })
+        let (routes, still, counted) = (BTreeSet::new(), BTreeSet::new(), Cell::new(0));
+        Ok(Self { netns, datapath, bpffs, held, runtime, routes, still, counted })
     }
 
     fn try_reset(&mut self, world: &World) -> Result<()> {
@@ -109,6 +113,7 @@ impl<'n> KernelBody<'n> {
         clear(&self.datapath.fragments4)?;
         clear(&self.datapath.fragments6)?;
         self.datapath.clear_counters()?;
+        (0..).take(self.counted.get()).try_for_each(|counter| self.datapath.clear_rule_counter(counter))?;
         for (ifindex, config) in &world.ifaces {
             self.datapath.write_iface(*ifindex, config)?;
         }
@@ -140,6 +145,10 @@ impl<'n> KernelBody<'n> {
             Change::ForgetResponders => {
                 forget(&self.datapath.flows4)?;
                 forget(&self.datapath.flows6)?;
+            }
+            Change::ForgetFlows => {
+                clear_flows(&self.datapath.flows4)?;
+                clear_flows(&self.datapath.flows6)?;
             }
         }
         Ok(())
@@ -190,6 +199,16 @@ impl Body for KernelBody<'_> {
 
     fn counters(&self) -> Vec<Counter> {
         self.datapath.read_counters(MAX_IFACES).expect("cannot read counters")
+    }
+
+    fn rule_hits(&self, count: usize) -> Vec<Hits> {
+        self.counted.update(|counted| counted.max(count));
+        self.datapath
+            .read_rule_counters(count)
+            .expect("cannot read the rules' counters")
+            .iter()
+            .map(Hits::from)
+            .collect()
     }
 
     fn flows(&self) -> Flows {

@@ -1,7 +1,7 @@
 //! Two bodies side by side. Cases are judged by the second; where the first does otherwise, that is noted.
 
 use forwarder_ebpf::abi::{Counter, Ticks};
-use forwarder_golden::body::{Body, Flows, Sent};
+use forwarder_golden::body::{Body, Flows, Hits, Sent};
 use forwarder_golden::case::Change;
 use forwarder_golden::world::World;
 use forwarder_kit::packet::describe;
@@ -73,6 +73,12 @@ impl<A: Body, B: Body> Body for Pair<A, B> {
         let differs = |(at, (one, other)): (usize, (&Counter, &Counter))| (one != other).then_some(at);
         let differing: Vec<_> = one.iter().zip(&other).enumerate().filter_map(differs).collect();
         self.same("counters", &differing, &vec![]);
+        other
+    }
+
+    fn rule_hits(&self, count: usize) -> Vec<Hits> {
+        let (one, other) = (self.first.rule_hits(count), self.second.rule_hits(count));
+        self.same("rules' counters", &one, &other);
         other
     }
 

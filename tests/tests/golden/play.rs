@@ -5,7 +5,7 @@ use forwarder_ebpf::abi::Control;
 use forwarder_golden::body::Body;
 use forwarder_golden::case::Change;
 use forwarder_golden::script::{Event, Script};
-use forwarder_golden::world::{IN, PORTS, World};
+use forwarder_golden::world::{IN, PORTS, World, compiled};
 use forwarder_kit::packet::ETHERNET;
 
 /// Bytes of a script.
@@ -23,13 +23,27 @@ pub fn script(seed: u64) -> Vec<u8> {
     (0..LENGTH).map(|_| next()).collect()
 }
 
-/// Plays a script. That the two differ, a `pair::Pair` notes.
-pub fn run(script: &[u8], body: &mut dyn Body) {
+/// More than any policy here has.
+const RULES: usize = 64;
+/// Turns of a script that are played under one policy.
+const TURNS: usize = 8;
+
+/// Plays a script, under each of these policies in turn. That the two bodies differ, a `pair::Pair` notes.
+pub fn run(script: &[u8], policies: &[String], body: &mut dyn Body) {
     let world = World::default().ports(4000, 4000);
     body.reset(&world);
     let (mut control, mut last, mut out) = (world.control, (IN, Vec::new()), (IN, Vec::new()));
     let mut script = Script::new(script);
-    while !script.is_over() {
+    let mut policies = policies.iter().cycle();
+    for turn in 0.. {
+        if script.is_over() {
+            break;
+        }
+        if turn % TURNS == 0
+            && let Some(policy) = policies.next()
+        {
+            control = apply(body, &Change::Policy(policy.clone()), control);
+        }
         for event in script.events(&last, &out, &control) {
             match event {
                 Event::Wait(ticks) => body.wait(ticks % 2),
@@ -47,17 +61,19 @@ pub fn run(script: &[u8], body: &mut dyn Body) {
         }
     }
     body.counters();
+    body.rule_hits(RULES);
     body.flows();
     body.take_held();
 }
 
-/// Makes a change; a route is looked at again when the epoch moves.
+/// Makes a change; routes and flows are looked at again when the epoch moves.
 fn apply(body: &mut dyn Body, change: &Change, control: Control) -> Control {
     let control = match change {
         Change::Control(control) => Control { port_first: 4000, port_last: 4000, ..*control },
         other => {
             body.change(other);
-            Control { epoch: control.epoch.wrapping_add(1), ..control }
+            let firewall = if let Change::Policy(text) = other { compiled(text).1 } else { control.firewall };
+            Control { epoch: control.epoch.wrapping_add(1), firewall, ..control }
         }
     };
     body.change(&Change::Control(control));

@@ -221,7 +221,7 @@ fn judging() -> Vec<Case> {
             .forwards(IN, out().udp(4000, 53), OUT, sent(4000))
             .forwards(IN, out6().udp(4000, 53), OUT, leaving(OUT, CLIENT6, SERVER6).udp(4000, 53))
             .forwards(OUT, answer(), IN, leaving(IN, SERVER, CLIENT).udp(53, 4000))
-            .change(Change::Policy(NOTHING))
+            .change(Change::Policy(NOTHING.to_owned()))
             .control(|_| {})
             .drops(IN, out().udp(4000, 53), Drop::Policy)
             .drops(OUT, answer6(), Drop::Policy)
@@ -281,7 +281,7 @@ fn related(sentence: &'static str, rules_then: &'static str, allowed: bool) -> C
         .forwards(IN, out6().udp(4000, 53), OUT, sent6())
         .forwards(OUT, error(), IN, told())
         .forwards(OUT, error6(), IN, told6())
-        .change(Change::Policy(rules_then))
+        .change(Change::Policy(rules_then.to_owned()))
         .control(|_| {})
         .drops(OUT, error(), Drop::IcmpUnrelated)
         .drops(OUT, error6(), Drop::IcmpUnrelated);
