@@ -15,9 +15,7 @@
 mod classify;
 mod question;
 
-use crate::abi::firewall::{
-    COUNTER_INSIDE, COUNTER_OUTSIDE, OUT_HOST, OUT_UNSERVED, RuleAction, RuleEvent, rule, switch,
-};
+use crate::abi::firewall::{COUNTER_INSIDE, COUNTER_OUTSIDE, OUT_HOST, RuleAction, RuleEvent, rule, switch};
 use crate::abi::{Control, Family, FlowEntry, FlowKey, Side, status};
 use crate::answer::{Problem, ask};
 use crate::conntrack::is_turned;
@@ -138,11 +136,8 @@ pub(crate) fn judge<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
         return Verdict::Drop(Drop::ReversePath);
     }
     tables.set_judged(Judged { route: path.route(), ..Judged::NOT });
-    let (slot, side) = path.egress(tables);
-    let (out, purpose) = match left {
-        Some(_) => (OUT_UNSERVED, Asked::UNSERVED),
-        None => (slot, Asked::BEGINS),
-    };
+    let (out, side) = path.egress(tables);
+    let purpose = if left.is_some() { Asked::UNSERVED } else { Asked::BEGINS };
     let translated = at.control.firewall & switch::TRANSLATED != 0 && packet.is_to_be_translated(tables, at, side);
     let question = question.entering(tables, at, packet.key(), at.iface.slot).leaving(out, translated);
     question.put(tables, packet, packet.key(), purpose)
@@ -159,8 +154,8 @@ fn judge_flow<P: Packet, T: Tables + FlowTable<P::Key>>(
 ) -> Verdict {
     let path = Path::of(tables, at, packet, Some(entry));
     tables.set_judged(Judged { route: path.route(), stands: Judged::GOES_ON, ..Judged::NOT });
-    // Where it has no way out, the flow's own stage says so.
-    if path.left_to_host().is_some() {
+    // Where it has no way out, the flow's own stage says so; the flow stays as it is.
+    if !path.leads_on() {
         return Verdict::Next(P::FLOW);
     }
     let bits = entry.status.load();

@@ -1,5 +1,6 @@
 //! The way out of a packet: the kernel's FIB, and what its refusals mean. Owns no routes.
 
+use crate::abi::firewall::OUT_UNSERVED;
 use crate::abi::{Control, FlowEntry, IfaceConfig, NextHop, Ticks, status};
 use crate::answer::{Problem, ask};
 use crate::flow::Packet;
@@ -41,7 +42,7 @@ pub(crate) struct Way {
 /// What the FIB says, and whether forwarder serves the interface that it names.
 pub(crate) struct Path {
     route: Route,
-    /// Side of the egress interface; 0 when it is not served.
+    /// Side of the egress interface; 0 when it is not served, or when there is none.
     side: u8,
 }
 
@@ -61,9 +62,10 @@ impl Path {
     /// What the FIB has said before.
     #[inline(always)]
     pub(crate) fn found<T: Tables>(tables: &T, route: Route) -> Self {
+        // The kernel leaves the index of the ingress interface where a route leads nowhere.
         let side = match tables.iface(route.ifindex) {
-            Some(egress) => egress.side,
-            None => 0,
+            Some(egress) if matches!(route.fate, Fate::Forward | Fate::NoNeighbour) => egress.side,
+            _ => 0,
         };
         Self { route, side }
     }
@@ -74,13 +76,19 @@ impl Path {
         self.route
     }
 
-    /// Slot and side of the egress interface, where it is served.
+    /// Slot and side of the egress interface; `OUT_UNSERVED` and 0 when it is not served, or when there is none.
     #[inline(always)]
     pub(crate) fn egress<T: Tables>(&self, tables: &T) -> (u8, u8) {
         match tables.iface(self.route.ifindex) {
-            Some(egress) => (egress.slot, self.side),
-            None => (0, 0),
+            Some(egress) if self.side != 0 => (egress.slot, self.side),
+            _ => (OUT_UNSERVED, 0),
         }
+    }
+
+    /// It leads to an interface that is served.
+    #[inline(always)]
+    pub(crate) fn leads_on(&self) -> bool {
+        self.side != 0
     }
 
     /// Why it is the host's packet, if it is.

@@ -99,7 +99,7 @@ pub const fn origin_key(flags: u8, port: u16) -> u64 {
     ((flags & 0x3f) as u64) << 16 | port as u64
 }
 
-/// `out` of a packet that leaves by an interface that is not served.
+/// `out` of a packet that leaves by an interface that is not served, or by none.
 pub const OUT_UNSERVED: u8 = 62;
 /// `out` of a packet for the host itself.
 pub const OUT_HOST: u8 = 63;

@@ -9,6 +9,7 @@ mod fragments;
 mod host;
 mod ipv6;
 mod nat;
+mod nowhere;
 mod protocols;
 mod routes;
 mod tcp;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Case> {
         errors::cases(),
         answers::cases(),
         routes::cases(),
+        nowhere::cases(),
         flows::cases(),
         host::cases(),
         firewall::cases(),
