@@ -103,6 +103,19 @@ pub enum Fate {
     Disabled,
 }
 
+impl Fate {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Forward,
+        Self::NoNeighbour,
+        Self::NotForwarded,
+        Self::Blackhole,
+        Self::Unreachable,
+        Self::Prohibited,
+        Self::Disabled,
+    ];
+}
+
 /// What the `Answer` stages are to send, and what the frame they consume counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {

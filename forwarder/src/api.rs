@@ -174,19 +174,17 @@ async fn change_set(
 }
 
 async fn explain(State(live): State<Arc<Live>>, Json(question): Json<Question>) -> Result<Response, Failed> {
-    let back = host::route_to(question.source.ip(), None).await;
-    let enters = match (&question.enters, &back.out) {
-        (Some(name), _) => Some((name.clone(), nix::net::if_::if_nametoindex(name.as_str())?)),
-        (None, out) => out.clone(),
+    let enters = match &question.enters {
+        Some(name) => Some((name.clone(), nix::net::if_::if_nametoindex(name.as_str())?)),
+        None => host::interface_towards(question.source.ip()).await,
     };
     let Some(enters) = enters else {
         let why = "the source is not reached by any interface; say where it enters with `in IFACE`";
         return Ok((StatusCode::UNPROCESSABLE_ENTITY, why).into_response());
     };
-    let route = host::route_to(question.destination.ip(), Some((question.source.ip(), &enters.0))).await;
     let explained = tokio::task::spawn_blocking(move || {
         let rules = live.rules().clone();
-        firewall::explain::explain(&question, &Ground { datapath: live.datapath(), rules: &rules, enters, route, back })
+        firewall::explain::explain(&question, &Ground { datapath: live.datapath(), rules: &rules, enters })
     });
     Ok(Json(explained.await??).into_response())
 }

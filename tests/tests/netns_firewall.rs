@@ -218,6 +218,49 @@ fn sets_change_live_and_flows_are_explained() -> Result<()> {
     Ok(())
 }
 
+/// A route that refuses says so in an explanation, and ends no connection that the rules allow only by where it leaves.
+#[test]
+fn routes_are_explained_and_a_refusing_one_ends_nothing() -> Result<()> {
+    let rules = "[[firewall.rule]]\naction = \"allow\"\nin = \"inside\"\nout = \"outside\"\n\
+        [[firewall.rule]]\nname = \"rest\"\naction = \"deny\"\ndestination = [\"203.0.113.10\"]\n";
+    let lab = Lab::with_config(Options::default(), &format!("{rules}{SMALL_TABLE}"))?;
+    let _tcp = serve::tcp_echo(&lab.net.server, &[7], 8)?;
+    let server = SocketAddr::new(lab.server(Family::V4), 7);
+    let mut stream = EchoConnection::open(lab.client(), server)?;
+    stream.ping()?;
+    let appliance = &lab.net.appliance;
+    let told = [
+        ("unreachable", "203.0.113.20", "route: unreachable", "dropped as route_unreachable"),
+        ("blackhole", "203.0.113.21", "route: a blackhole", "dropped as route_blackhole"),
+        ("prohibit", "203.0.113.22", "route: prohibited", "dropped as route_prohibited"),
+        ("unreachable", "2001:db8:3::20", "route: unreachable", "dropped as route_unreachable"),
+    ];
+    for (kind, address, route, end) in told {
+        appliance.ip(&format!("route add {kind} {address}"))?;
+        let flow = match address.contains(':') {
+            true => format!("[2001:db8:1::10]:1 -> [{address}]:80/udp in inside"),
+            false => format!("10.0.1.10:1 -> {address}:80/udp in inside"),
+        };
+        let said = lab.appliance.ask(&["explain", &flow])?;
+        ensure!(said.contains(route) && said.contains(end), "{said}");
+    }
+    appliance.ip("route add unreachable 203.0.113.10")?;
+    let said = lab.appliance.ask(&["explain", "10.0.1.10:1 -> 203.0.113.10:7/tcp in inside"])?;
+    ensure!(said.contains("rule `rest`") && said.contains("dropped as policy"), "{said}");
+    std::thread::scope(|scope| {
+        let back = scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(1));
+            appliance.ip("route del unreachable 203.0.113.10")
+        });
+        // Sent while there is no way; TCP sends it again.
+        stream.ping()?;
+        back.join().expect("the thread does not panic")
+    })?;
+    let drops = lab.appliance.status()?.drops()?;
+    ensure!(drops.contains_key("route_unreachable"), "nothing was refused meanwhile: {drops:?}");
+    stream.ping()
+}
+
 /// A flood of SYNs from invented sources and of datagrams from one: what is established goes on, the other side may begin,
 /// and everything that was refused has been counted.
 #[test]

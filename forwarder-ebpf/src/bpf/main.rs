@@ -24,6 +24,8 @@ mod refuse;
 mod scratch;
 #[cfg(target_arch = "bpf")]
 mod tend;
+#[cfg(target_arch = "bpf")]
+mod way;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {

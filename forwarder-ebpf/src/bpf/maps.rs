@@ -26,7 +26,7 @@ use forwarder_ebpf::wire::ipv4::Packet4;
 use forwarder_ebpf::wire::ipv6::Packet6;
 
 /// Address families as the kernel numbers them (linux/socket.h).
-const AF_INET: u8 = 2;
+pub const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 // The controller sizes the flow tables, their blocks and IFACES when it loads the object; the numbers here are

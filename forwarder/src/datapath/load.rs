@@ -29,6 +29,8 @@ const ABI: u32 = 5;
 /// Programs beside the stages.
 pub(super) const ENTER: &str = "enter";
 pub(super) const CLOCK: &str = "clock";
+/// Tells a packet's way.
+pub(super) const WAY: &str = "way";
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -93,7 +95,7 @@ fn is_whole(directory: &Path) -> Result<bool> {
 fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Result<Datapath> {
     let mut programs = load_object(options, directory)?;
     let stages = Stage::ALL.iter().map(|stage| stage.program());
-    let names = stages.chain([ENTER, CLOCK]).chain(FlowKey4::PROGRAMS).chain(FlowKey6::PROGRAMS);
+    let names = stages.chain([ENTER, CLOCK, WAY]).chain(FlowKey4::PROGRAMS).chain(FlowKey6::PROGRAMS);
     load_programs(&mut programs, &names.collect::<Vec<_>>())?;
     // The kernel empties the array when nobody holds it open or pinned any more, whatever programs use it.
     let stages = descriptor(&programs, names::STAGES)?;

@@ -27,6 +27,7 @@ mod run;
 mod sys;
 mod table;
 mod watch;
+mod way;
 
 pub use attach::Mode;
 pub use fill::Filler;
@@ -39,6 +40,7 @@ pub use rule_log::RuleEvents;
 pub use run::{Action, Ran};
 pub use table::{Element, PerCpu, Table, Value};
 pub use watch::watch;
+pub use way::Way;
 
 use aya::Ebpf;
 use forwarder_ebpf::abi::firewall::{RuleCounter, RuleLogBudget, SourceCell, Unanswered};

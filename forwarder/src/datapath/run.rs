@@ -96,7 +96,13 @@ impl Datapath {
         }
     }
 
-    fn run_program(&self, name: &'static str, ingress: Option<u32>, frame: &[u8], repeat: u32) -> Result<Ran> {
+    pub(super) fn run_program(
+        &self,
+        name: &'static str,
+        ingress: Option<u32>,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<Ran> {
         let mut programs = self.programs.lock().expect("no thread panics while it holds the programs");
         let program = xdp(&mut programs, name)?;
         let context = ingress.map(|ingress_ifindex| Context {

@@ -1,8 +1,8 @@
 //! What would become of a flow, and why: its first packet through the packet core itself, in a body of the host that is
-//! filled with the compiled rules, the switches and the kernel's route.
+//! filled with the compiled rules, the switches and the ways that the kernel's FIB tells the datapath.
 
 use super::report::InForce;
-use crate::datapath::{Datapath, DatapathError};
+use crate::datapath::{Datapath, DatapathError, Way};
 use etherparse::PacketBuilder;
 use forwarder_ebpf::abi::firewall::{COUNTER_INSIDE, COUNTER_OUTSIDE};
 use forwarder_ebpf::abi::status;
@@ -35,15 +35,6 @@ pub struct Explanation {
     pub verdict: String,
 }
 
-/// What the kernel says of a way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelRoute {
-    /// Name and index of the egress interface; none when there is no way, or it is the host's.
-    pub out: Option<(String, u32)>,
-    /// The kernel's words.
-    pub text: String,
-}
-
 /// Everything that the answer follows from.
 #[derive(Debug)]
 pub struct Ground<'a> {
@@ -53,10 +44,6 @@ pub struct Ground<'a> {
     pub rules: &'a InForce,
     /// Name and index of the ingress interface.
     pub enters: (String, u32),
-    /// The way to the destination.
-    pub route: KernelRoute,
-    /// The way back to the source.
-    pub back: KernelRoute,
 }
 
 /// Sends the flow's first packet through the core.
@@ -64,7 +51,7 @@ pub struct Ground<'a> {
 /// # Errors
 /// When the datapath cannot be read.
 pub fn explain(question: &Question, ground: &Ground<'_>) -> Result<Explanation, DatapathError> {
-    let sim = fill(question, ground)?;
+    let (sim, way) = fill(question, ground)?;
     let config = ground.datapath.read_ifaces()?.into_iter().find(|(index, _)| *index == ground.enters.1);
     let Some((_, config)) = config else {
         let step = format!("enters by {}, which is not served: the kernel decides", ground.enters.0);
@@ -73,7 +60,7 @@ pub fn explain(question: &Question, ground: &Ground<'_>) -> Result<Explanation, 
     let outcome = sim.process(&first_packet(question, config.mac), ground.enters.1, 1);
     let role = ["not served", "inside", "outside", "both sides"][usize::from(config.side & 3)];
     let mut steps = vec![format!("enters by {} ({role})", ground.enters.0)];
-    steps.push(format!("route: {}", ground.route.text));
+    steps.push(format!("route: {}", words(&way, question, &ground.enters.0)));
     for set in &ground.rules.sets {
         for (what, end) in [("source", question.source), ("destination", question.destination)] {
             if set.1.contains(end.ip()) {
@@ -96,31 +83,52 @@ pub fn explain(question: &Question, ground: &Ground<'_>) -> Result<Explanation, 
     Ok(Explanation { steps, verdict: verdict.to_owned() })
 }
 
-fn fill(question: &Question, ground: &Ground<'_>) -> Result<Sim, DatapathError> {
+/// The body, and the way to the destination.
+fn fill(question: &Question, ground: &Ground<'_>) -> Result<(Sim, Way), DatapathError> {
     let control = ground.datapath.read_control()?;
     let (rules, addresses) = ground.datapath.read_nat(control.nat_bank & 1)?;
     let mut sim = Sim::new().nat(control.nat_bank & 1, &rules, &addresses);
     sim.set_control(control);
-    let mut mtu = 1500;
-    for (ifindex, config) in ground.datapath.read_ifaces()? {
-        if ground.route.out.as_ref().is_some_and(|(_, out)| *out == ifindex) {
-            mtu = config.mtu;
-        }
-        sim.set_iface(ifindex, config);
+    let ifaces = ground.datapath.read_ifaces()?;
+    for (ifindex, config) in &ifaces {
+        sim.set_iface(*ifindex, *config);
     }
     sim.set_policy(&ground.rules.lines);
-    let way = |route: &KernelRoute| match &route.out {
-        Some((_, ifindex)) => Route::forward(*ifindex, [0; 6], mtu as u16),
-        None if route.text.starts_with("none") => Route::refusing(Fate::Unreachable),
-        None => Route::refusing(Fate::NotForwarded),
-    };
-    for (address, route) in [(question.source.ip(), &ground.back), (question.destination.ip(), &ground.route)] {
+    let (source, destination) = (question.source.ip(), question.destination.ip());
+    let ask = |source, destination| ground.datapath.way(ground.enters.1, source, destination, question.protocol);
+    let (way, back) = (ask(source, destination)?, ask(destination, source)?);
+    for (address, way) in [(source, back), (destination, way)] {
+        let route = Some(match way.route {
+            // Who waits for a neighbour goes on when it answers; only then does the kernel tell the MTU.
+            Route { fate: Fate::NoNeighbour, ifindex, mac, .. } => {
+                let out = ifaces.iter().find(|(index, _)| *index == ifindex);
+                Route::forward(ifindex, mac, out.map_or(u16::MAX, |(_, config)| config.mtu as u16))
+            }
+            route => route,
+        });
         match address {
-            IpAddr::V4(address) => sim.set_route4(address.octets(), 32, Some(way(route))),
-            IpAddr::V6(address) => sim.set_route6(address.octets(), 128, Some(way(route))),
+            IpAddr::V4(address) => sim.set_route4(address.octets(), 32, route),
+            IpAddr::V6(address) => sim.set_route6(address.octets(), 128, route),
         }
     }
-    Ok(sim)
+    Ok((sim, way))
+}
+
+/// What the FIB says, in words.
+fn words(Way { route, next_hop }: &Way, question: &Question, enters: &str) -> String {
+    let waits = match route.fate {
+        Fate::Forward => "",
+        Fate::NoNeighbour => "; the first packet waits until its next hop answers",
+        Fate::NotForwarded => return "the host's own, or none".to_owned(),
+        Fate::Blackhole => return "a blackhole".to_owned(),
+        Fate::Unreachable => return "unreachable".to_owned(),
+        Fate::Prohibited => return "prohibited".to_owned(),
+        Fate::Disabled => return format!("none, because the kernel's forwarding is off for {enters}"),
+    };
+    let out = nix::net::if_::if_indextoname(route.ifindex);
+    let out = out.map_or_else(|_| format!("interface {}", route.ifindex), |name| name.to_string_lossy().into_owned());
+    let via = if *next_hop == question.destination.ip() { String::new() } else { format!(" via {next_hop}") };
+    format!("out by {out}{via}{waits}")
 }
 
 /// A SYN, a datagram or an echo request.

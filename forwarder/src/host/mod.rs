@@ -42,7 +42,7 @@ pub use neighbour::{Neighbour, NeighbourState};
 pub use netlink::Netlink;
 pub use notify::{notify_ready, notify_status, notify_stopping};
 pub use ports::{PortSet, local_port_range};
-pub use route::route_to;
+pub use route::interface_towards;
 pub use sysctl::HostChanges;
 
 use std::io;

@@ -78,7 +78,7 @@ impl<A: Body, B: Body> Body for Pair<A, B> {
 
     fn rule_hits(&self, count: usize) -> Vec<Hits> {
         let (one, other) = (self.first.rule_hits(count), self.second.rule_hits(count));
-        let differs = |(at, (one, other)): (usize, (&Hits, &Hits))| (one != other).then(|| (at, *one, *other));
+        let differs = |(at, (one, other)): (usize, (&Hits, &Hits))| (one != other).then_some((at, *one, *other));
         let differing: Vec<_> = one.iter().zip(&other).enumerate().filter_map(differs).collect();
         self.same("rules' counters", &differing, &vec![]);
         other
