@@ -101,7 +101,7 @@ fn golden_kernel_rules() -> Result<()> {
 /// How many policies.
 const POLICIES: u32 = 200;
 
-/// How many plays; about ten seconds.
+/// How many plays; some fifteen seconds.
 const PLAYS: u64 = 200;
 
 fn none(failed: Vec<String>) {

@@ -5,6 +5,7 @@ use crate::case::Change;
 use crate::world::{ARM, ARM_PUBLIC, ARM_SERVER, CLIENT, CLIENT6, GUEST, IN, OTHER, OUT, PUBLIC, Port};
 use crate::world::{SECOND, SERVER, SERVER6, Way, arriving};
 use forwarder_ebpf::abi::Control;
+use forwarder_ebpf::abi::firewall::switch;
 use forwarder_ebpf::tables::Fate;
 use forwarder_kit::Packet;
 use forwarder_kit::packet::{Summary, fragment, ip_packet, protocol};
@@ -216,7 +217,12 @@ impl<'a> Script<'a> {
                 let ports = [(4000, 4001), (1024, 65_535), (4000, 4000), (0, 65_535)];
                 (control.port_first, control.port_last) = self.one_of(&ports);
             }
-            _ => {}
+            _ => {
+                let slots = u32::from(self.byte());
+                (control.reverse_path_strict, control.reverse_path_loose) = (slots & 15, slots >> 4);
+                control.firewall =
+                    control.firewall & !switch::REVERSE_PATH | if slots == 0 { 0 } else { switch::REVERSE_PATH };
+            }
         }
         Event::Change(Change::Control(control))
     }

@@ -2,6 +2,7 @@
 //! nobody waits long.
 
 use forwarder_ebpf::abi::Control;
+use forwarder_ebpf::abi::firewall::switch;
 use forwarder_golden::body::Body;
 use forwarder_golden::case::Change;
 use forwarder_golden::script::{Event, Script};
@@ -72,7 +73,10 @@ fn apply(body: &mut dyn Body, change: &Change, control: Control) -> Control {
         Change::Control(control) => Control { port_first: 4000, port_last: 4000, ..*control },
         other => {
             body.change(other);
-            let firewall = if let Change::Policy(text) = other { compiled(text).1 } else { control.firewall };
+            let firewall = match other {
+                Change::Policy(text) => control.firewall & switch::REVERSE_PATH | compiled(text).1,
+                _ => control.firewall,
+            };
             Control { epoch: control.epoch.wrapping_add(1), firewall, ..control }
         }
     };
