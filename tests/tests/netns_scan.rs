@@ -1,7 +1,7 @@
 //! The same rules given to nftables and to the forwarder, the same probes, the same answers; what a port scan from outside
 //! sees; and what real programs do behind a default of deny.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use forwarder_kit::topology::{Options, Topology};
 use forwarder_kit::{Appliance, Netns, serve};
 use forwarder_tests::{EchoConnection, Family, Lab, SMALL_TABLE};
@@ -41,6 +41,19 @@ destination_ports = ["7", "8000-8010"]
 
 [[firewall.rule]]
 action = "allow"
+in = "outside"
+out = "inside"
+protocol = "udp"
+destination_ports = ["7", "123"]
+
+[[firewall.rule]]
+action = "reject"
+in = "outside"
+protocol = "udp"
+destination_ports = ["161"]
+
+[[firewall.rule]]
+action = "allow"
 in = "inside"
 protocol = ["udp", "tcp"]
 destination = ["@servers"]
@@ -56,6 +69,8 @@ const NFTABLES: &str = "table inet filter {
     tcp sport 666 drop
     iifname outside oifname inside ip saddr @servers4 tcp dport { 7, 8000-8010 } accept
     iifname outside oifname inside ip6 saddr @servers6 tcp dport { 7, 8000-8010 } accept
+    iifname outside oifname inside udp dport { 7, 123 } accept
+    iifname outside udp dport 161 reject with icmpx admin-prohibited
     iifname inside ip daddr @servers4 tcp dport { 53, 5201, 7 } accept
     iifname inside ip daddr @servers4 udp dport { 53, 5201, 7 } accept
     iifname inside ip6 daddr @servers6 tcp dport { 53, 5201, 7 } accept
@@ -64,6 +79,8 @@ const NFTABLES: &str = "table inet filter {
 }";
 
 const PORTS: &str = "1-30,53,80,666,7999-8012,5201";
+/// nmap waits for what says nothing.
+const UDP_PORTS: &str = "7,53,123,161";
 
 fn topology() -> Result<Topology> {
     let net = Topology::new(Options::default())?;
@@ -74,7 +91,8 @@ fn topology() -> Result<Topology> {
 /// What a scan says of each port.
 fn scan(from: &Netns, target: &str, more: &str) -> Result<BTreeMap<String, String>> {
     let v6 = if target.contains(':') { "-6 " } else { "" };
-    let said = from.run("nmap", &format!("{v6}-Pn -n -T4 --max-retries 2 -p {PORTS} {more} -oG - {target}"))?;
+    let ports = if more == "-sU" { UDP_PORTS } else { PORTS };
+    let said = from.run("nmap", &format!("{v6}-Pn -n -T4 --max-retries 2 -p {ports} {more} -oG - {target}"))?;
     let line = said.lines().find(|line| line.contains("Ports:")).with_context(|| format!("no ports in {said}"))?;
     let list = line.split("Ports:").nth(1).unwrap_or_default().split('\t').next().unwrap_or_default();
     let port = |entry: &str| {
@@ -87,7 +105,10 @@ fn scan(from: &Netns, target: &str, more: &str) -> Result<BTreeMap<String, Strin
 fn scans(net: &Topology) -> Result<Vec<(String, BTreeMap<String, String>)>> {
     let _open = serve::tcp_echo(&net.clients[0], &[7, 22, 80, 8000, 8005, 8011], 8)?;
     let _served = serve::tcp_echo(&net.server, &[7, 53, 80], 8)?;
-    let inward = [("10.0.1.10", "-sS"), ("10.0.1.10", "-sS -g 666"), ("10.0.1.10", "-sA"), ("2001:db8:1::10", "-sS")];
+    let _datagrams = serve::udp_echo(&net.clients[0], &[7])?;
+    let (client, client6) = ("10.0.1.10", "2001:db8:1::10");
+    let inward =
+        [(client, "-sS"), (client, "-sS -g 666"), (client, "-sA"), (client6, "-sS"), (client, "-sU"), (client6, "-sU")];
     let outward = [("203.0.113.10", "-sS"), ("2001:db8:3::10", "-sS")];
     let from_server = inward.map(|(target, how)| (&net.server, target, how));
     let from_client = outward.map(|(target, how)| (&net.clients[0], target, how));
@@ -100,8 +121,9 @@ fn nftables_and_forwarder_answer_scans_alike() -> Result<()> {
     let by_nft = {
         let net = topology()?;
         net.appliance.set_sysctls(&[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")])?;
-        let file = tempfile(NFTABLES)?;
-        net.appliance.run("nft", &format!("-f {}", file.display()))?;
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(&file, NFTABLES)?;
+        net.appliance.run("nft", &format!("-f {}", file.path().display()))?;
         scans(&net)?
     };
     let net = topology()?;
@@ -110,17 +132,13 @@ fn nftables_and_forwarder_answer_scans_alike() -> Result<()> {
     for ((how, nft), (_, own)) in by_nft.iter().zip(&by_forwarder) {
         ensure!(nft == own, "{how}:\n nftables {nft:?}\nforwarder {own:?}\n{}", appliance.log());
     }
-    let (_, seen) = &by_forwarder[0];
-    let state = |port: &str| seen.get(port).map(String::as_str);
+    let [(_, tcp), _, _, _, (_, udp), ..] = &by_forwarder[..] else { bail!("{by_forwarder:?}") };
+    let state = |seen: &BTreeMap<String, String>, ports: [&str; 3]| ports.map(|port| seen.get(port).cloned());
+    let [open, closed, filtered] = ["open", "closed", "filtered"].map(|state| Some(state.to_owned()));
     // What most ports are, nmap does not list: filtered.
-    ensure!((state("7"), state("8001"), state("80")) == (Some("open"), Some("closed"), None), "{seen:?}");
+    ensure!(state(tcp, ["7", "8001", "80"]) == [open.clone(), closed.clone(), None], "{tcp:?}");
+    ensure!(state(udp, ["7", "123", "161"]) == [open, closed, filtered], "{udp:?}");
     Ok(())
-}
-
-fn tempfile(text: &str) -> Result<std::path::PathBuf> {
-    let path = std::env::temp_dir().join(format!("forwarder-nft-{}", std::process::id()));
-    std::fs::write(&path, text)?;
-    Ok(path)
 }
 
 /// Both sides deny by default; what is allowed works as if there were no firewall.
