@@ -5,6 +5,7 @@
 
 use super::{HostError, Result};
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, fstatfs};
 use std::fs::File;
@@ -31,6 +32,10 @@ impl Bpffs {
     /// # Errors
     /// When the directory does not exist or the kernel refuses.
     pub fn mount(path: &Path) -> Result<Self> {
+        // Of several at once one mounts, and the others find it mounted. The lock is the directory's that is there before.
+        let before = File::open(path).map_err(|error| HostError::file("open", path, error))?;
+        let _alone =
+            Flock::lock(before, FlockArg::LockExclusive).map_err(|(_, errno)| HostError::file("lock", path, errno))?;
         let mut is_own = false;
         loop {
             if let Some(found) = Self::left_behind(path)? {
@@ -143,6 +148,30 @@ mod tests {
         made().unmount_if_unused().unwrap();
         assert_ne!(magic(), BPF_FS_MAGIC);
         assert!(Bpffs::left_behind(path).unwrap().is_none());
+    }
+
+    #[test]
+    fn of_many_at_once_one_mounts() {
+        in_own_mounts(|| {
+            let directory = tempfile::tempdir().unwrap();
+            for _ in 0..200 {
+                let together = std::sync::Barrier::new(8);
+                let mount = || {
+                    together.wait();
+                    Bpffs::mount(directory.path()).unwrap()
+                };
+                let all: Vec<_> = std::thread::scope(|scope| {
+                    let all = [(); 8].map(|()| scope.spawn(&mount));
+                    all.into_iter().map(|one| one.join().unwrap()).collect()
+                });
+                let mounts = std::fs::read_to_string("/proc/thread-self/mounts").unwrap();
+                let path = directory.path().to_str().unwrap();
+                assert_eq!(mounts.matches(path).count(), 1, "{mounts}");
+                assert_eq!(all.iter().filter(|one| one.is_own()).count(), 1);
+                all.into_iter().for_each(drop);
+                Bpffs::left_behind(directory.path()).unwrap().unwrap().unmount_if_unused().unwrap();
+            }
+        });
     }
 
     #[test]
