@@ -15,12 +15,15 @@
 mod classify;
 mod question;
 
-use crate::abi::firewall::{COUNTER_INSIDE, COUNTER_OUTSIDE, OUT_HOST, RuleAction, RuleEvent, rule, switch};
-use crate::abi::{Control, Family, FlowEntry, FlowKey, Side, status};
+use crate::abi::firewall::{
+    COUNTER_INSIDE, COUNTER_OUTSIDE, OUT_HOST, OUT_UNSERVED, RuleAction, RuleEvent, rule, switch,
+};
+use crate::abi::{Control, Family, FlowEntry, FlowKey, IfaceConfig, NextHop, Side, status};
 use crate::answer::{Problem, ask};
 use crate::conntrack::is_turned;
 use crate::flow::{Packet, remove};
 use crate::frame::Frame;
+use crate::nat::is_translated;
 use crate::reset::reset;
 use crate::route::{Arrival, Path};
 use crate::tables::{Asked, Fate, FlowTable, Judged, Tables};
@@ -125,25 +128,40 @@ pub(crate) fn judge<P: Packet, F: Frame, T: Tables + FlowTable<P::Key>>(
     let comes_from_there = is_reachable(tables, at, packet);
     let path = Path::of(tables, at, packet, None);
     let left = path.left_to_host();
-    if left == Some(Pass::Host) {
-        if at.control.firewall & switch::HOST_RULES == 0 {
-            return Verdict::Pass(Pass::Host);
-        }
-        let question = question.entering(tables, at, packet.key(), at.iface.slot).leaving(OUT_HOST, false);
-        return question.put(tables, packet, packet.key(), Asked::FOR_HOST);
-    }
-    if !comes_from_there {
+    if !comes_from_there && left != Some(Pass::Host) {
         return Verdict::Drop(Drop::ReversePath);
+    }
+    if let Some(why) = left {
+        return judge_alone(tables, at, packet, question, why);
     }
     tables.set_judged(Judged { route: path.route(), ..Judged::NOT });
     let (out, side) = path.egress(tables);
-    let purpose = if left.is_some() { Asked::UNSERVED } else { Asked::BEGINS };
     let translated = at.control.firewall & switch::TRANSLATED != 0 && packet.is_to_be_translated(tables, at, side);
     let question = question.entering(tables, at, packet.key(), at.iface.slot).leaving(out, translated);
+    question.put(tables, packet, packet.key(), Asked::BEGINS)
+}
+
+/// A packet that is not forwarded here: the host's own, or one that leaves by an interface that is not served.
+#[inline(always)]
+fn judge_alone<P: Packet, T: Tables + FlowTable<P::Key>>(
+    tables: &T,
+    at: &Arrival<'_>,
+    packet: &P,
+    question: Question,
+    why: Pass,
+) -> Verdict {
+    let (out, purpose) = match why {
+        Pass::Host if at.control.firewall & switch::HOST_RULES == 0 => return Verdict::Pass(Pass::Host),
+        Pass::Host => (OUT_HOST, Asked::FOR_HOST),
+        _ => (OUT_UNSERVED, Asked::UNSERVED),
+    };
+    tables.set_judged(Judged::NOT);
+    let question = question.entering(tables, at, packet.key(), at.iface.slot).leaving(out, false);
     question.put(tables, packet, packet.key(), purpose)
 }
 
-/// A flow whose epoch is over.
+/// A flow whose epoch is over. Where it has no way at present, it is judged by the one that it had; what the kernel is to
+/// route now, or to have, is judged as if it had none.
 #[inline(always)]
 fn judge_flow<P: Packet, T: Tables + FlowTable<P::Key>>(
     tables: &T,
@@ -153,15 +171,19 @@ fn judge_flow<P: Packet, T: Tables + FlowTable<P::Key>>(
     question: Question,
 ) -> Verdict {
     let path = Path::of(tables, at, packet, Some(entry));
-    tables.set_judged(Judged { route: path.route(), stands: Judged::GOES_ON, ..Judged::NOT });
-    // Where it has no way out, the flow's own stage says so; the flow stays as it is.
-    if !path.leads_on() {
-        return Verdict::Next(P::FLOW);
+    if let Some(why) = path.left_to_host()
+        && !is_translated(entry)
+    {
+        return judge_alone(tables, at, packet, question, why);
     }
+    tables.set_judged(Judged { route: path.route(), stands: Judged::GOES_ON, ..Judged::NOT });
+    let hop = NextHop::unpack(entry.next_hop.load());
+    let out = if path.leads_on() { path.route().ifindex } else { u32::from(hop.ifindex) };
+    // Where it never had one, its own stage says what becomes of the packet.
+    let Some(IfaceConfig { slot, side: 1.., .. }) = tables.iface(out) else { return Verdict::Next(P::FLOW) };
     let bits = entry.status.load();
     let key = packet.key().as_originated(entry);
-    let (slot, _) = path.egress(tables);
-    let (enters, leaves) = if bits & status::ORIGINATOR != 0 { (at.iface.slot, slot) } else { (slot, at.iface.slot) };
+    let (enters, leaves) = if bits & status::ORIGINATOR != 0 { (at.iface.slot, *slot) } else { (*slot, at.iface.slot) };
     let translated = bits & (status::SOURCE_NAT | status::DESTINATION_NAT) != 0;
     let question = question.as_begun(&key, bits).entering(tables, at, &key, enters).leaving(leaves, translated);
     question.put(tables, packet, &key, Asked::GOES_ON)

@@ -41,7 +41,7 @@ pub enum Step {
 pub enum Change {
     /// The switches.
     Control(Control),
-    /// Other rules of the firewall, of the same kinds; the epoch is another step's.
+    /// Other rules of the firewall; the epoch, and the switches where they are others, are another step's.
     Policy(String),
     /// A route appears that is not in `world::ROUTES`.
     Route(&'static str, Way),

@@ -1,9 +1,9 @@
 //! Rules that name where a packet leaves, and routes that lead nowhere.
 
 use forwarder_ebpf::tables::Fate;
-use forwarder_ebpf::verdict::Drop;
+use forwarder_ebpf::verdict::{Drop, Pass};
 use forwarder_golden::case::{Case, Change, case, error_to, out, out6, quoted};
-use forwarder_golden::world::{ARM, CLIENT, CLIENT6, GUEST, IN, OUT, PUBLIC, SERVER, SERVER6, Way, World};
+use forwarder_golden::world::{ARM, CLIENT, CLIENT6, GUEST, IN, OTHER, OUT, PUBLIC, SERVER, SERVER6, Way, World};
 use forwarder_golden::world::{arriving, leaving};
 
 /// Allowed is what leaves by the outside, and nothing else.
@@ -33,20 +33,54 @@ pub fn cases() -> Vec<Case> {
             .world(World::default().rules(BY_OUT))
             .drops(IN, to("203.0.113.133"), Drop::Policy)
             .drops(ARM, guest, Drop::Policy),
+        ends(
+            "a live flow that is no longer allowed ends also where its route refuses",
+            Way::Refused(Fate::Unreachable),
+            &[],
+        ),
+        ends(
+            "one that the kernel routes on is judged packet by packet, unless it was translated",
+            Way::Via(OTHER, 1500),
+            &["udp [2001:db8:1::10]:4000 > [2001:db8:3::10]:53, unreplied, 1+0"],
+        ),
+        case("and goes on where that is allowed")
+            .world(World::default().rules("[[firewall.rule]]\naction = \"allow\"\nin = \"inside\"\n"))
+            .forwards(IN, out6().udp(4000, 53), OUT, leaving(OUT, CLIENT6, SERVER6).udp(4000, 53))
+            .change(Change::Route(THERE6, Way::Via(OTHER, 1500)))
+            .control(|_| {})
+            .passes(IN, out6().udp(4000, 53), Pass::Unserved)
+            .leaves(&["udp [2001:db8:1::10]:4000 > [2001:db8:3::10]:53, unreplied, 1+0"]),
         survives("a live flow survives a route that swallows for a while", Fate::Blackhole),
         survives("a live flow survives a route that refuses for a while", Fate::Unreachable),
     ]
 }
 
+/// Where the servers are.
+const THERE: &str = "203.0.113.0/27";
+const THERE6: &str = "2001:db8:3::/48";
+
+/// Flows that are there when their route and the rules change.
+fn ends(sentence: &'static str, way: Way, left: &[&'static str]) -> Case {
+    case(sentence)
+        .world(World::default().rules(BY_OUT))
+        .forwards(IN, out().udp(4000, 53), OUT, leaving(OUT, PUBLIC, SERVER).udp(4000, 53))
+        .forwards(IN, out6().udp(4000, 53), OUT, leaving(OUT, CLIENT6, SERVER6).udp(4000, 53))
+        .change(Change::Route(THERE, way))
+        .change(Change::Route(THERE6, way))
+        .change(Change::Policy("[[firewall.rule]]\naction = \"deny\"\n".to_owned()))
+        .control(|_| {})
+        .each([(IN, out().udp(4000, 53), Drop::Policy), (IN, out6().udp(4000, 53), Drop::Policy)])
+        .leaves(left)
+}
+
 fn survives(sentence: &'static str, fate: Fate) -> Case {
-    let (there, there6) = ("203.0.113.0/27", "2001:db8:3::/48");
     let (sent, sent6) = (leaving(OUT, PUBLIC, SERVER).udp(4000, 53), leaving(OUT, CLIENT6, SERVER6).udp(4000, 53));
     let case = case(sentence)
         .world(World::default().rules(BY_OUT))
         .forwards(IN, out().udp(4000, 53), OUT, sent.clone())
         .forwards(IN, out6().udp(4000, 53), OUT, sent6.clone())
-        .change(Change::Route(there, Way::Refused(fate)))
-        .change(Change::Route(there6, Way::Refused(fate)))
+        .change(Change::Route(THERE, Way::Refused(fate)))
+        .change(Change::Route(THERE6, Way::Refused(fate)))
         .control(|_| {});
     let case = if fate == Fate::Blackhole {
         case.drops(IN, out().udp(4000, 53), Drop::RouteBlackhole).drops(IN, out6().udp(4000, 53), Drop::RouteBlackhole)
@@ -60,8 +94,8 @@ fn survives(sentence: &'static str, fate: Fate) -> Case {
             told6,
         )
     };
-    case.change(Change::Route(there, Way::Via(OUT, 1500)))
-        .change(Change::Route(there6, Way::Via(OUT, 1500)))
+    case.change(Change::Route(THERE, Way::Via(OUT, 1500)))
+        .change(Change::Route(THERE6, Way::Via(OUT, 1500)))
         .control(|_| {})
         .forwards(IN, out().udp(4000, 53), OUT, sent)
         .forwards(IN, out6().udp(4000, 53), OUT, sent6)
