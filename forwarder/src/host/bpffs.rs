@@ -10,6 +10,10 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, fstatfs};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long another may take to mount it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is in a fresh one, if the kernel has CONFIG_BPF_PRELOAD.
 const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
@@ -30,12 +34,12 @@ impl Bpffs {
     /// Mounts a BPF file system on a directory, unless it is one already.
     ///
     /// # Errors
-    /// When the directory does not exist or the kernel refuses.
+    /// When the directory does not exist, the kernel refuses, or somebody keeps the directory locked.
     pub fn mount(path: &Path) -> Result<Self> {
-        // Of several at once one mounts, and the others find it mounted. The lock is the directory's that is there before.
-        let before = File::open(path).map_err(|error| HostError::file("open", path, error))?;
-        let _alone =
-            Flock::lock(before, FlockArg::LockExclusive).map_err(|(_, errno)| HostError::file("lock", path, errno))?;
+        if let Some(found) = Self::left_behind(path)? {
+            return Ok(Self { is_own: false, ..found });
+        }
+        let _alone = lock(path)?;
         let mut is_own = false;
         loop {
             if let Some(found) = Self::left_behind(path)? {
@@ -104,6 +108,21 @@ impl Bpffs {
     }
 }
 
+/// Of several processes that find none at the same time one mounts it, and the others then find it: who has the lock of the
+/// directory that it is to cover.
+fn lock(path: &Path) -> Result<Flock<File>> {
+    let begun = Instant::now();
+    let mut directory = File::open(path).map_err(|error| HostError::file("open", path, error))?;
+    loop {
+        directory = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Ok(locked),
+            Err((directory, Errno::EWOULDBLOCK)) if begun.elapsed() < PATIENCE => directory,
+            Err((_, errno)) => return Err(HostError::file("lock", path, errno)),
+        };
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,15 +180,16 @@ mod tests {
                     Bpffs::mount(directory.path()).unwrap()
                 };
                 let all: Vec<_> = std::thread::scope(|scope| {
-                    let all = [(); 8].map(|()| scope.spawn(&mount));
+                    let all = [(); 8].map(|()| scope.spawn(mount));
                     all.into_iter().map(|one| one.join().unwrap()).collect()
                 });
                 let mounts = std::fs::read_to_string("/proc/thread-self/mounts").unwrap();
                 let path = directory.path().to_str().unwrap();
                 assert_eq!(mounts.matches(path).count(), 1, "{mounts}");
                 assert_eq!(all.iter().filter(|one| one.is_own()).count(), 1);
-                all.into_iter().for_each(drop);
-                Bpffs::left_behind(directory.path()).unwrap().unwrap().unmount_if_unused().unwrap();
+                drop(all);
+                // Also while a child of another test still has a copy of a descriptor.
+                umount2(directory.path(), MntFlags::MNT_DETACH).unwrap();
             }
         });
     }
