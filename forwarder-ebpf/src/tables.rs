@@ -84,7 +84,7 @@ pub struct Route {
 }
 
 /// What the FIB wants done with a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, zerocopy::TryFromBytes)]
 #[repr(u8)]
 pub enum Fate {
     /// It leaves.
@@ -101,19 +101,6 @@ pub enum Fate {
     Prohibited,
     /// Forwarding is switched off for the ingress interface.
     Disabled,
-}
-
-impl Fate {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Forward,
-        Self::NoNeighbour,
-        Self::NotForwarded,
-        Self::Blackhole,
-        Self::Unreachable,
-        Self::Prohibited,
-        Self::Disabled,
-    ];
 }
 
 /// What the `Answer` stages are to send, and what the frame they consume counts as.

@@ -7,6 +7,7 @@
 mod config;
 mod counters;
 mod entry;
+mod fib;
 pub mod firewall;
 mod flow;
 mod fragment;
@@ -16,11 +17,11 @@ mod packets;
 mod refused;
 mod shared;
 mod slot;
-mod way;
 
 pub use config::{Control, IfaceConfig, NatAction, NatRule, Side};
 pub use counters::{Counter, DWELL_BUCKETS, OUTCOMES, counter_index, dwell_bucket, dwell_bucket_ns};
 pub use entry::{Birth, FlowEntry, NextHop, status};
+pub use fib::{FibAnswer, FibQuestion};
 pub use flow::{FlowKey, FlowKey4, FlowKey6};
 pub use fragment::{FragmentKey4, FragmentKey6, FragmentOwner4, FragmentOwner6};
 pub use handshake::{HANDSHAKES, Handshake, Place, RoundTrips, phase};
@@ -32,7 +33,6 @@ pub use packets::Packets;
 pub use refused::{MAX_REFUSED, Refused, RefusedBy, RefusedKey, Refusing, logged_flags};
 pub use shared::{SharedU16, SharedU32, SharedU64};
 pub use slot::{Family, Shape, Slot, Used, tend};
-pub use way::{WayAnswer, WayQuestion};
 
 /// Time in the datapath: the low 32 bits of the kernel's jiffies. The unit is 1/HZ s; user space measures HZ.
 pub type Ticks = u32;

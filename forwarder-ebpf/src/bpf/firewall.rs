@@ -1,7 +1,8 @@
 //! The maps of the firewall. The policy is one map in another: a new one is exchanged for the old at once, and a program
 //! that has found the old one keeps it until it ends (RCU).
 
-use crate::scratch::scratch;
+use crate::scratch::{LEVELS, level, scratch};
+use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::btf_maps::{Array as BtfArray, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
@@ -20,7 +21,7 @@ static FIREWALL: ArrayOfMaps<PolicyMap, 1> = ArrayOfMaps::new();
 #[map]
 static FIREWALL_COUNTERS: PerCpuArray<RuleCounter> = PerCpuArray::with_max_entries(MAX_RULE_COUNTERS, 0);
 #[map]
-static FIREWALL_ASKED: PerCpuArray<Asked> = PerCpuArray::with_max_entries(1, 0);
+static FIREWALL_ASKED: PerCpuArray<Asked> = PerCpuArray::with_max_entries(LEVELS, 0);
 #[map]
 static RULE_LOG: RingBuf = RingBuf::with_byte_size(RULE_LOG_BYTES, 0);
 #[map]
@@ -70,17 +71,18 @@ impl Lines for KernelPolicy {
 
 /// Hands on a question.
 #[inline(always)]
-pub fn set_asked(asked: &Asked) {
-    if let Some(place) = FIREWALL_ASKED.get_ptr_mut(0) {
-        // SAFETY: the pointer is to this CPU's copy of the value; no other program runs on this CPU before this one ends.
+pub fn set_asked(ctx: *mut xdp_md, asked: &Asked) {
+    if let Some(place) = FIREWALL_ASKED.get_ptr_mut(level(ctx)) {
+        // SAFETY: the pointer is to this CPU's copy of the value; no other program of this level runs on this CPU before this
+        // one ends.
         unsafe { *place = *asked };
     }
 }
 
 /// The question handed on by the stage before.
 #[inline(always)]
-pub fn asked() -> Option<&'static Asked> {
-    FIREWALL_ASKED.get(0)
+pub fn asked(ctx: *mut xdp_md) -> Option<&'static Asked> {
+    FIREWALL_ASKED.get(level(ctx))
 }
 
 /// Counts a packet of a rule.
@@ -110,16 +112,16 @@ pub fn log_rule(event: &RuleEvent, now: Ticks, control: &Control) {
 
 /// Hands on what the firewall decided.
 #[inline(always)]
-pub fn set_judged(judged: Judged) {
-    if let Some(scratch) = scratch() {
+pub fn set_judged(ctx: *mut xdp_md, judged: Judged) {
+    if let Some(scratch) = scratch(ctx) {
         scratch.judged = judged;
     }
 }
 
 /// What the firewall stage before has decided.
 #[inline(always)]
-pub fn judged() -> Judged {
-    match scratch() {
+pub fn judged(ctx: *mut xdp_md) -> Judged {
+    match scratch(ctx) {
         Some(scratch) => scratch.judged,
         None => Judged::NOT,
     }

@@ -24,8 +24,6 @@ mod refuse;
 mod scratch;
 #[cfg(target_arch = "bpf")]
 mod tend;
-#[cfg(target_arch = "bpf")]
-mod way;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {

@@ -7,7 +7,7 @@
 use crate::fib::{NO_ROUTE, fib_params, words};
 use crate::firewall::{self, KernelPolicy};
 use crate::frame::opaque;
-use crate::scratch::scratch;
+use crate::scratch::{LEVELS, level, scratch};
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::macros::map;
@@ -72,9 +72,9 @@ pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(MAX_IF
 #[map]
 pub static DWELL: PerCpuArray<u64> = PerCpuArray::with_max_entries(DWELL_BUCKETS, 0);
 #[map]
-static PACKET4: PerCpuArray<Packet4> = PerCpuArray::with_max_entries(1, 0);
+static PACKET4: PerCpuArray<Packet4> = PerCpuArray::with_max_entries(LEVELS, 0);
 #[map]
-static PACKET6: PerCpuArray<Packet6> = PerCpuArray::with_max_entries(1, 0);
+static PACKET6: PerCpuArray<Packet6> = PerCpuArray::with_max_entries(LEVELS, 0);
 #[map]
 static HELD: RingBuf = RingBuf::with_byte_size(HELD_RING_BYTES, 0);
 
@@ -191,16 +191,16 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn packet4(&self) -> Option<&'static mut Packet4> {
-        let pointer = PACKET4.get_ptr_mut(0)?;
+        let pointer = PACKET4.get_ptr_mut(level(self.ctx))?;
         // SAFETY: as for `packet6`.
         Some(unsafe { &mut *pointer })
     }
 
     #[inline(always)]
     fn packet6(&self) -> Option<&'static mut Packet6> {
-        let pointer = PACKET6.get_ptr_mut(0)?;
+        let pointer = PACKET6.get_ptr_mut(level(self.ctx))?;
         // SAFETY: the kernel gave the pointer to this CPU's copy of the value, whose zeros to begin with are a valid packet;
-        // no other program runs on this CPU before this one ends, and each program asks once.
+        // no other program of this level runs on this CPU before this one ends, and each program asks once.
         Some(unsafe { &mut *pointer })
     }
 
@@ -231,7 +231,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn route4(&self, query: &RouteQuery<'_, [u8; 4]>) -> Route {
-        let Some(params) = fib_params(AF_INET, query.ingress, query.protocol) else { return NO_ROUTE };
+        let Some(params) = fib_params(self.ctx, AF_INET, query.ingress, query.protocol) else { return NO_ROUTE };
         params.__bindgen_anon_2.flowinfo = u32::from_ne_bytes([query.tos, 0, 0, 0]);
         params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(*query.source);
         params.__bindgen_anon_4.ipv6_dst = [u32::from_ne_bytes(*query.destination), 0, 0, 0];
@@ -240,7 +240,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn route6(&self, query: &RouteQuery<'_, [u8; 16]>) -> Route {
-        let Some(params) = fib_params(AF_INET6, query.ingress, query.protocol) else { return NO_ROUTE };
+        let Some(params) = fib_params(self.ctx, AF_INET6, query.ingress, query.protocol) else { return NO_ROUTE };
         // The traffic class stands in the flow information's upper bits (RFC 8200 §3).
         params.__bindgen_anon_2.flowinfo = (u32::from(query.tos) << 20).to_be();
         params.__bindgen_anon_3.ipv6_src = words(query.source);
@@ -257,7 +257,7 @@ impl Tables for KernelTables {
         }
         // Said again so that kernel 6.1's verifier follows: from 1 to the size of the array, a power of two.
         let length = (opaque(length as usize - 1) as u32 & (HELD_FRAME_BYTES as u32 - 1)) + 1;
-        let Some(params) = scratch().map(|scratch| &scratch.fib) else { return false };
+        let Some(params) = scratch(self.ctx).map(|scratch| &scratch.fib) else { return false };
         // SAFETY: the kernel has put the gateway, if there is one, in place of the destination; any bits are an address.
         let next_hop = unsafe { params.__bindgen_anon_4.ipv6_dst };
         let Some(mut record) = HELD.reserve::<HeldFrame>(0) else { return false };
@@ -299,7 +299,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn set_answer(&self, answer: Answer) {
-        if let Some(scratch) = scratch() {
+        if let Some(scratch) = scratch(self.ctx) {
             scratch.answer = answer;
             scratch.has_answer = 1;
         }
@@ -327,12 +327,12 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn set_asked(&self, asked: &Asked) {
-        firewall::set_asked(asked);
+        firewall::set_asked(self.ctx, asked);
     }
 
     #[inline(always)]
     fn asked(&self) -> Option<&'static Asked> {
-        firewall::asked()
+        firewall::asked(self.ctx)
     }
 
     #[inline(always)]
@@ -347,23 +347,23 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn set_judged(&self, judged: Judged) {
-        firewall::set_judged(judged);
+        firewall::set_judged(self.ctx, judged);
     }
 
     #[inline(always)]
     fn judged(&self) -> Judged {
-        firewall::judged()
+        firewall::judged(self.ctx)
     }
 
     #[inline(always)]
     fn answer(&self) -> Option<Answer> {
-        let scratch = scratch()?;
+        let scratch = scratch(self.ctx)?;
         (scratch.has_answer != 0).then_some(scratch.answer)
     }
 
     #[inline(always)]
     fn take_icmp_token(&self, now: Ticks, control: &Control) -> bool {
-        let Some(scratch) = scratch() else { return false };
+        let Some(scratch) = scratch(self.ctx) else { return false };
         if now.wrapping_sub(scratch.tokens_since) >= control.ticks_per_second
             || scratch.tokens > control.icmp_per_second
         {

@@ -38,13 +38,13 @@ pub fn ingress(ctx: &XdpContext) -> u32 {
 pub fn enter(ctx: XdpContext) -> u32 {
     let tables = KernelTables { ctx: ctx.ctx };
     let mut frame = XdpFrame::<false>::new(ctx.ctx);
-    let entered_ns = match (scratch(), tables.control()) {
+    let entered_ns = match (scratch(ctx.ctx), tables.control()) {
         (Some(scratch), Some(control)) => sample(scratch, control.sample_mask),
         _ => 0,
     };
     let verdict = pipeline::enter(&mut frame, &tables, ingress(&ctx), now());
     if let Verdict::Next(stage) = verdict {
-        if let Some(scratch) = scratch() {
+        if let Some(scratch) = scratch(ctx.ctx) {
             scratch.entered_ns = entered_ns;
             scratch.has_answer = 0;
             scratch.judged.stands = 0;
@@ -107,8 +107,8 @@ pub fn count(iface: &IfaceConfig, outcome: u32, length: u32, entered_ns: u64) {
 
 /// When the frame entered, if it is sampled: for the programs behind `enter`.
 #[inline(always)]
-pub fn clock_of_arrival() -> u64 {
-    match scratch() {
+pub fn clock_of_arrival(ctx: &XdpContext) -> u64 {
+    match scratch(ctx.ctx) {
         Some(scratch) => scratch.entered_ns,
         None => 0,
     }
@@ -133,7 +133,7 @@ fn run(ctx: &XdpContext, stage: Stage) -> u32 {
         return hand_over(ctx, next, length);
     }
     refuse::hand_over(ctx, stage, verdict, length);
-    end(ctx, verdict, length, clock_of_arrival())
+    end(ctx, verdict, length, clock_of_arrival(ctx))
 }
 
 macro_rules! stage_programs {

@@ -1,13 +1,16 @@
 //! Memory of the running program, and what one stage leaves there for the next.
 
-use aya_ebpf::bindings::bpf_fib_lookup as FibParams;
+use aya_ebpf::bindings::{bpf_fib_lookup as FibParams, xdp_md};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use forwarder_ebpf::abi::Ticks;
 use forwarder_ebpf::tables::{Answer, Judged};
 
+/// Programs that may be in the middle of a frame on one CPU.
+pub const LEVELS: u32 = 2;
+
 #[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(LEVELS, 0);
 
 /// What stays on a CPU from one stage, or one frame, to the next.
 #[repr(C)]
@@ -32,11 +35,21 @@ pub struct Scratch {
     pub fib: FibParams,
 }
 
-/// This CPU's scratch.
+/// Whose memory a program uses: 0 on a frame that came by an interface, 1 on one of the controller's (`BPF_PROG_TEST_RUN`),
+/// which has bytes in front of it, as none has that comes by an interface. Before kernel 6.3 the controller's do not run with
+/// softirqs off (`bpf_test_run`), so a frame that comes by an interface may interrupt them.
 #[inline(always)]
-pub fn scratch() -> Option<&'static mut Scratch> {
-    let pointer = SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: the kernel gave the pointer to this CPU's copy of the value; no other program runs on this CPU before this
-    // one ends, and the reference is not kept across calls of this function.
+pub fn level(ctx: *mut xdp_md) -> u32 {
+    // SAFETY: `ctx` is the program's own context, readable for as long as the program runs.
+    let (front, data) = unsafe { ((*ctx).data_meta as usize, (*ctx).data as usize) };
+    u32::from(front < data)
+}
+
+/// This CPU's scratch of this level.
+#[inline(always)]
+pub fn scratch(ctx: *mut xdp_md) -> Option<&'static mut Scratch> {
+    let pointer = SCRATCH.get_ptr_mut(level(ctx))?;
+    // SAFETY: the kernel gave the pointer to this CPU's copy of the value; no other program of this level runs on this CPU
+    // before this one ends, and the reference is not kept across calls of this function.
     Some(unsafe { &mut *pointer })
 }

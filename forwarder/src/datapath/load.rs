@@ -24,13 +24,12 @@ use zerocopy::IntoBytes;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/datapath.o"));
 
 /// Moves when a map's layout or meaning does, so that an older datapath's flows are not misread.
-const ABI: u32 = 5;
+const ABI: u32 = 6;
 
 /// Programs beside the stages.
 pub(super) const ENTER: &str = "enter";
 pub(super) const CLOCK: &str = "clock";
-/// Tells a packet's way.
-pub(super) const WAY: &str = "way";
+pub(super) const FIB: &str = "fib";
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -95,7 +94,7 @@ fn is_whole(directory: &Path) -> Result<bool> {
 fn load_in(options: &LoadOptions, directory: Option<&Path>, adopted: bool) -> Result<Datapath> {
     let mut programs = load_object(options, directory)?;
     let stages = Stage::ALL.iter().map(|stage| stage.program());
-    let names = stages.chain([ENTER, CLOCK, WAY]).chain(FlowKey4::PROGRAMS).chain(FlowKey6::PROGRAMS);
+    let names = stages.chain([ENTER, CLOCK, FIB]).chain(FlowKey4::PROGRAMS).chain(FlowKey6::PROGRAMS);
     load_programs(&mut programs, &names.collect::<Vec<_>>())?;
     // The kernel empties the array when nobody holds it open or pinned any more, whatever programs use it.
     let stages = descriptor(&programs, names::STAGES)?;

@@ -13,6 +13,7 @@
 //! - A `Datapath` that is dropped changes nothing: `remove` is what ends forwarding.
 
 mod attach;
+mod fib;
 mod fill;
 mod firewall;
 mod flow_table;
@@ -27,9 +28,9 @@ mod run;
 mod sys;
 mod table;
 mod watch;
-mod way;
 
 pub use attach::Mode;
+pub use fib::Routed;
 pub use fill::Filler;
 pub use flow_table::{FlowTable, Key, Seen, wait_for_programs};
 pub use held::{Held, HeldFrames};
@@ -40,7 +41,6 @@ pub use rule_log::RuleEvents;
 pub use run::{Action, Ran};
 pub use table::{Element, PerCpu, Table, Value};
 pub use watch::watch;
-pub use way::Way;
 
 use aya::Ebpf;
 use forwarder_ebpf::abi::firewall::{RuleCounter, RuleLogBudget, SourceCell, Unanswered};

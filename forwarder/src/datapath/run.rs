@@ -10,6 +10,10 @@ use zerocopy::{Immutable, IntoBytes};
 /// Room for what an ICMP error adds in front, and more.
 const GROWTH: usize = 256;
 
+/// Bytes in front of a frame of ours, XDP's metadata: by them the programs tell it from one that came by an interface, see
+/// `scratch::level` there.
+const FRONT: usize = 4;
+
 /// What a program wants done with a frame (linux/bpf.h, `enum xdp_action`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -105,8 +109,9 @@ impl Datapath {
     ) -> Result<Ran> {
         let mut programs = self.programs.lock().expect("no thread panics while it holds the programs");
         let program = xdp(&mut programs, name)?;
+        let frame = &[&[0; FRONT][..], frame].concat();
         let context = ingress.map(|ingress_ifindex| Context {
-            data: 0,
+            data: FRONT as u32,
             data_end: frame.len() as u32,
             data_meta: 0,
             ingress_ifindex,
@@ -121,6 +126,7 @@ impl Datapath {
         options.repeat = repeat;
         let ran = program.test_run(options).map_err(|source| DatapathError::Run(Box::new(source)))?;
         out.truncate(ran.data_size_out as usize);
+        out.drain(..FRONT.min(out.len()));
         Ok(Ran { action: ran.return_value.into(), frame: out, duration: ran.duration })
     }
 }

@@ -2,7 +2,7 @@
 //! filled with the compiled rules, the switches and the ways that the kernel's FIB tells the datapath.
 
 use super::report::InForce;
-use crate::datapath::{Datapath, DatapathError, Way};
+use crate::datapath::{Datapath, DatapathError, Routed};
 use etherparse::PacketBuilder;
 use forwarder_ebpf::abi::firewall::{COUNTER_INSIDE, COUNTER_OUTSIDE};
 use forwarder_ebpf::abi::status;
@@ -51,7 +51,7 @@ pub struct Ground<'a> {
 /// # Errors
 /// When the datapath cannot be read.
 pub fn explain(question: &Question, ground: &Ground<'_>) -> Result<Explanation, DatapathError> {
-    let (sim, way) = fill(question, ground)?;
+    let (sim, routed) = fill(question, ground)?;
     let config = ground.datapath.read_ifaces()?.into_iter().find(|(index, _)| *index == ground.enters.1);
     let Some((_, config)) = config else {
         let step = format!("enters by {}, which is not served: the kernel decides", ground.enters.0);
@@ -60,7 +60,7 @@ pub fn explain(question: &Question, ground: &Ground<'_>) -> Result<Explanation, 
     let outcome = sim.process(&first_packet(question, config.mac), ground.enters.1, 1);
     let role = ["not served", "inside", "outside", "both sides"][usize::from(config.side & 3)];
     let mut steps = vec![format!("enters by {} ({role})", ground.enters.0)];
-    steps.push(format!("route: {}", words(&way, question, &ground.enters.0)));
+    steps.push(format!("route: {}", words(&routed, question, &ground.enters.0)));
     for set in &ground.rules.sets {
         for (what, end) in [("source", question.source), ("destination", question.destination)] {
             if set.1.contains(end.ip()) {
@@ -71,6 +71,9 @@ pub fn explain(question: &Question, ground: &Ground<'_>) -> Result<Explanation, 
     steps.extend(rule(&sim, ground.rules));
     steps.extend(translation(&sim));
     let (verdict, end) = match outcome.verdict {
+        Verdict::Forward(_) if routed.route.fate == Fate::NoNeighbour => {
+            ("forward", format!("forwarded, when {} has answered who it is", routed.next_hop))
+        }
         Verdict::Forward(_) => ("forward", "forwarded".to_owned()),
         Verdict::Pass(why) => ("pass", format!("left to the host: {}", why.text())),
         Verdict::Drop(why) => ("drop", format!("dropped as {}: {}", why.name(), why.text())),
@@ -83,52 +86,47 @@ pub fn explain(question: &Question, ground: &Ground<'_>) -> Result<Explanation, 
     Ok(Explanation { steps, verdict: verdict.to_owned() })
 }
 
-/// The body, and the way to the destination.
-fn fill(question: &Question, ground: &Ground<'_>) -> Result<(Sim, Way), DatapathError> {
+/// The body, and what the FIB says of the destination.
+fn fill(question: &Question, ground: &Ground<'_>) -> Result<(Sim, Routed), DatapathError> {
     let control = ground.datapath.read_control()?;
     let (rules, addresses) = ground.datapath.read_nat(control.nat_bank & 1)?;
     let mut sim = Sim::new().nat(control.nat_bank & 1, &rules, &addresses);
     sim.set_control(control);
-    let ifaces = ground.datapath.read_ifaces()?;
-    for (ifindex, config) in &ifaces {
-        sim.set_iface(*ifindex, *config);
+    for (ifindex, config) in ground.datapath.read_ifaces()? {
+        sim.set_iface(ifindex, config);
     }
     sim.set_policy(&ground.rules.lines);
     let (source, destination) = (question.source.ip(), question.destination.ip());
-    let ask = |source, destination| ground.datapath.way(ground.enters.1, source, destination, question.protocol);
-    let (way, back) = (ask(source, destination)?, ask(destination, source)?);
-    for (address, way) in [(source, back), (destination, way)] {
-        let route = Some(match way.route {
+    let ask = |source, destination| ground.datapath.ask_fib(ground.enters.1, source, destination, question.protocol);
+    let (there, back) = (ask(source, destination)?, ask(destination, source)?);
+    for (address, Routed { route, .. }) in [(source, back), (destination, there)] {
+        let route = Some(match route.fate {
             // Who waits for a neighbour goes on when it answers; only then does the kernel tell the MTU.
-            Route { fate: Fate::NoNeighbour, ifindex, mac, .. } => {
-                let out = ifaces.iter().find(|(index, _)| *index == ifindex);
-                Route::forward(ifindex, mac, out.map_or(u16::MAX, |(_, config)| config.mtu as u16))
-            }
-            route => route,
+            Fate::NoNeighbour => Route::forward(route.ifindex, route.mac, u16::MAX),
+            _ => route,
         });
         match address {
             IpAddr::V4(address) => sim.set_route4(address.octets(), 32, route),
             IpAddr::V6(address) => sim.set_route6(address.octets(), 128, route),
         }
     }
-    Ok((sim, way))
+    Ok((sim, there))
 }
 
 /// What the FIB says, in words.
-fn words(Way { route, next_hop }: &Way, question: &Question, enters: &str) -> String {
-    let waits = match route.fate {
-        Fate::Forward => "",
-        Fate::NoNeighbour => "; the first packet waits until its next hop answers",
+fn words(Routed { route, next_hop }: &Routed, question: &Question, enters: &str) -> String {
+    match route.fate {
+        Fate::Forward | Fate::NoNeighbour => {}
         Fate::NotForwarded => return "the host's own, or none".to_owned(),
         Fate::Blackhole => return "a blackhole".to_owned(),
         Fate::Unreachable => return "unreachable".to_owned(),
         Fate::Prohibited => return "prohibited".to_owned(),
         Fate::Disabled => return format!("none, because the kernel's forwarding is off for {enters}"),
-    };
+    }
     let out = nix::net::if_::if_indextoname(route.ifindex);
     let out = out.map_or_else(|_| format!("interface {}", route.ifindex), |name| name.to_string_lossy().into_owned());
     let via = if *next_hop == question.destination.ip() { String::new() } else { format!(" via {next_hop}") };
-    format!("out by {out}{via}{waits}")
+    format!("out by {out}{via}")
 }
 
 /// A SYN, a datagram or an echo request.

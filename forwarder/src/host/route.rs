@@ -6,6 +6,9 @@ use tokio::process::Command;
 
 #[derive(Deserialize)]
 struct Answer {
+    /// None for unicast.
+    #[serde(rename = "type")]
+    kind: Option<String>,
     dev: Option<String>,
 }
 
@@ -13,7 +16,7 @@ struct Answer {
 pub async fn interface_towards(address: IpAddr) -> Option<(String, u32)> {
     let output = Command::new("ip").args(["-json", "route", "get", &address.to_string()]).output().await.ok()?;
     let answers: Vec<Answer> = serde_json::from_slice(&output.stdout).ok()?;
-    let name = answers.into_iter().next()?.dev?;
+    let name = answers.into_iter().next().filter(|answer| answer.kind.is_none())?.dev?;
     let index = nix::net::if_::if_nametoindex(name.as_str()).ok()?;
     Some((name, index))
 }

@@ -1,13 +1,12 @@
-//! A way that the controller asks the kernel's FIB for, as the datapath would: question and answer of the program `way`,
-//! which stand in its frame behind `tend::HEADER`. An IPv4 address is the first four bytes of a place for one.
+//! What the controller asks the kernel's FIB through the datapath: question and answer of the program `fib`, which stand in
+//! its frame behind `tend::HEADER`. An IPv4 address is the first four bytes of a place for one.
 
-use crate::tables::{Fate, Route};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A packet whose way is asked for.
+/// A packet whose route is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct WayQuestion {
+pub struct FibQuestion {
     /// Where it comes from.
     pub source: [u8; 16],
     /// Where it goes.
@@ -23,7 +22,7 @@ pub struct WayQuestion {
 /// What the FIB says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct WayAnswer {
+pub struct FibAnswer {
     /// Who gets it next: the destination itself, or a gateway.
     pub next_hop: [u8; 16],
     /// 4 or 6, of the next hop.
@@ -40,13 +39,5 @@ pub struct WayAnswer {
     pub zero: [u8; 2],
 }
 
-impl WayAnswer {
-    /// The route.
-    pub fn route(&self) -> Route {
-        let fate = Fate::ALL.into_iter().find(|fate| *fate as u8 == self.fate).unwrap_or(Fate::NotForwarded);
-        Route { fate, ifindex: u32::from_ne_bytes(self.ifindex), mac: self.mac, mtu: u16::from_ne_bytes(self.mtu) }
-    }
-}
-
-const _: () = assert!(size_of::<WayQuestion>() == 36);
-const _: () = assert!(size_of::<WayAnswer>() == 32);
+const _: () = assert!(size_of::<FibQuestion>() == 36);
+const _: () = assert!(size_of::<FibAnswer>() == 32);
