@@ -36,11 +36,9 @@ pub fn run(script: &[u8], policies: &[String], body: &mut dyn Body) {
     let (mut control, mut last, mut out) = (world.control, (IN, Vec::new()), (IN, Vec::new()));
     let mut script = Script::new(script);
     let mut policies = policies.iter().cycle();
-    for turn in 0.. {
-        if script.is_over() {
-            break;
-        }
-        if turn % TURNS == 0
+    let mut turns = (0..TURNS).cycle();
+    while !script.is_over() {
+        if turns.next() == Some(0)
             && let Some(policy) = policies.next()
         {
             control = apply(body, &Change::Policy(policy.clone()), control);

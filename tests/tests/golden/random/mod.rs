@@ -5,12 +5,12 @@ mod probes;
 mod rules;
 
 use forwarder_ebpf::abi::firewall::{COUNTER_INSIDE, COUNTER_OUTSIDE};
-use forwarder_golden::body::{Action, Body, Hits};
+use forwarder_golden::body::{Body, Hits};
 use forwarder_golden::case::Change;
 use forwarder_golden::world::World;
 use forwarder_kit::packet::ETHERNET;
 use forwarder_kit::packet::protocol::{ESP, GRE, ICMP, ICMPV6, TCP, UDP};
-use probes::{DIGITS, Detail, FIRST_FLAGS, PATHS, Probe};
+use probes::{DIGITS, Detail, Ends, FIRST_FLAGS, PATHS, Probe};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -62,13 +62,9 @@ fn try_probe(policy: &Policy, probe: &Probe, body: &mut dyn Body) -> Result<(), 
     if found != expected {
         return Err(format!("{found:?} were hit, not {expected:?}"));
     }
-    let stays = probe.path.leaves.is_host() || probe.path.is_unserved();
-    let must = match ACTIONS[usize::from(action)] {
-        "allow" if stays => Action::Pass,
-        "deny" => Action::Drop,
-        _ => Action::Redirect,
-    };
-    if sent.action == must { Ok(()) } else { Err(format!("{:?}, not {must:?}", sent.action)) }
+    let must = probe.fate(ACTIONS[usize::from(action)]);
+    let (is, ends) = (sent.action, Ends::of(&sent.frame));
+    if (is, ends) == must { Ok(()) } else { Err(format!("{:?}, not {must:?}", (is, ends))) }
 }
 
 /// Rules, and packets for them.

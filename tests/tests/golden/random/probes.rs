@@ -1,8 +1,9 @@
 //! First packets that rules can tell apart, on every path through the world.
 
-use forwarder_golden::world::{ARM, IN, OUT, arriving};
+use forwarder_golden::body::Action;
+use forwarder_golden::world::{ARM, IN, OUT, PORTS, arriving};
 use forwarder_kit::packet::flag::{ACK, PSH, SYN, URG};
-use forwarder_kit::packet::protocol;
+use forwarder_kit::packet::{Summary, protocol};
 use std::net::IpAddr;
 
 /// Where a packet enters or leaves: by which interface, on which side of the appliance.
@@ -100,6 +101,21 @@ pub enum Detail {
 /// Flags that a first packet can have, when running connections are picked up.
 pub const FIRST_FLAGS: [u8; 5] = [SYN, SYN | URG, ACK, ACK | PSH, ACK | URG];
 
+/// Who sends a frame, and who is to get its packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    by: [u8; 6],
+    to: Option<IpAddr>,
+}
+
+impl Ends {
+    /// Of a frame with an Ethernet header.
+    pub fn of(frame: &[u8]) -> Self {
+        let by = frame.get(6..12).and_then(|mac| mac.try_into().ok()).expect("an Ethernet header");
+        Self { by, to: Summary::of(frame).map(|packet| packet.destination) }
+    }
+}
+
 /// A first packet.
 #[derive(Clone, Debug)]
 pub struct Probe {
@@ -159,6 +175,18 @@ impl Probe {
     pub fn place(&self) -> (u8, Option<u16>, bool) {
         let port = if matches!(self.detail, Detail::Other(_)) { None } else { Some(self.port) };
         (self.protocol(), port, self.source.is_ipv4())
+    }
+
+    /// What has to become of it where the rules say this: what is done with it, and between whom it is then.
+    pub fn fate(&self, says: &str) -> (Action, Ends) {
+        let port = |name: &str| PORTS.iter().find(|port| port.name == name).expect("one of ours").mac(1);
+        let as_it_came = Ends::of(&self.frame());
+        match says {
+            "deny" => (Action::Drop, as_it_came),
+            "allow" if self.path.leaves.is_host() || self.path.is_unserved() => (Action::Pass, as_it_came),
+            "allow" => (Action::Redirect, Ends { by: port(self.path.leaves.name), to: Some(self.destination) }),
+            _ => (Action::Redirect, Ends { by: port(self.path.enters.name), to: Some(self.source) }),
+        }
     }
 
     /// The frame.
