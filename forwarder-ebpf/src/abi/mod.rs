@@ -37,6 +37,9 @@ pub use slot::{Family, Shape, Slot, Used, tend};
 /// Time in the datapath: the low 32 bits of the kernel's jiffies. The unit is 1/HZ s; user space measures HZ.
 pub type Ticks = u32;
 
+/// Programs that may be in the middle of a frame on one CPU; memory that one leaves for the next is there as often.
+pub const LEVELS: u32 = 2;
+
 /// Interfaces that one instance can serve. Slot 0 is the first; a slot is the index in the device map.
 pub const MAX_IFACES: u32 = 32;
 

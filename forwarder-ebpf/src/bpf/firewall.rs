@@ -1,14 +1,14 @@
 //! The maps of the firewall. The policy is one map in another: a new one is exchanged for the old at once, and a program
 //! that has found the old one keeps it until it ends (RCU).
 
-use crate::scratch::{LEVELS, level, scratch};
+use crate::scratch::{level, scratch};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::btf_maps::{Array as BtfArray, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
 use forwarder_ebpf::abi::firewall::{Line, MAX_RULE_COUNTERS, RuleCounter, SOURCE_CELLS, SourceCell, Unanswered};
 use forwarder_ebpf::abi::firewall::{RULE_LOG_BYTES, RuleEvent, RuleLogBudget};
-use forwarder_ebpf::abi::{Control, Ticks};
+use forwarder_ebpf::abi::{Control, LEVELS, Ticks};
 use forwarder_ebpf::tables::{Asked, Judged, Lines};
 
 /// Policies differ in length (`BPF_F_INNER_MAP`, linux/bpf.h, kernel 5.10).
@@ -25,7 +25,7 @@ static FIREWALL_ASKED: PerCpuArray<Asked> = PerCpuArray::with_max_entries(LEVELS
 #[map]
 static RULE_LOG: RingBuf = RingBuf::with_byte_size(RULE_LOG_BYTES, 0);
 #[map]
-static RULE_LOG_BUDGET: PerCpuArray<RuleLogBudget> = PerCpuArray::with_max_entries(1, 0);
+static RULE_LOG_BUDGET: PerCpuArray<RuleLogBudget> = PerCpuArray::with_max_entries(LEVELS, 0);
 #[map]
 static UNANSWERED: Array<Unanswered> = Array::with_max_entries(8, 0);
 #[map]
@@ -89,7 +89,7 @@ pub fn asked(ctx: *mut xdp_md) -> Option<&'static Asked> {
 #[inline(always)]
 pub fn count_rule(counter: u16, bytes: u32, now: Ticks) {
     let Some(counter) = FIREWALL_COUNTERS.get_ptr_mut(u32::from(counter)) else { return };
-    // SAFETY: the pointer is to this CPU's copy of the value, which no other program writes before this one ends.
+    // SAFETY: as in `programs::count`.
     unsafe {
         (*counter).hits += 1;
         (*counter).bytes += u64::from(bytes);
@@ -99,9 +99,9 @@ pub fn count_rule(counter: u16, bytes: u32, now: Ticks) {
 
 /// Has the controller log what a rule decided.
 #[inline(always)]
-pub fn log_rule(event: &RuleEvent, now: Ticks, control: &Control) {
-    let Some(budget) = RULE_LOG_BUDGET.get_ptr_mut(0) else { return };
-    // SAFETY: the pointer is to this CPU's copy of the value, which no other program uses before this one ends.
+pub fn log_rule(ctx: *mut xdp_md, event: &RuleEvent, now: Ticks, control: &Control) {
+    let Some(budget) = RULE_LOG_BUDGET.get_ptr_mut(level(ctx)) else { return };
+    // SAFETY: the pointer is to this CPU's copy of the value, which no other program of this level uses before this one ends.
     let budget = unsafe { &mut *budget };
     if budget.take(now, control.rule_logs_per_second, control.ticks_per_second)
         && RULE_LOG.output::<RuleEvent>(event, 0).is_err()

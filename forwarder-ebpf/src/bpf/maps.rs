@@ -7,7 +7,7 @@
 use crate::fib::{NO_ROUTE, fib_params, words};
 use crate::firewall::{self, KernelPolicy};
 use crate::frame::opaque;
-use crate::scratch::{LEVELS, level, scratch};
+use crate::scratch::{level, scratch};
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::macros::map;
@@ -16,8 +16,8 @@ use forwarder_ebpf::abi::firewall::{RuleEvent, SourceCell, Unanswered};
 use forwarder_ebpf::abi::{
     Birth, Control, Counter, DWELL_BUCKETS, FlowEntry, FlowKey, FlowKey4, FlowKey6, FragmentKey4, FragmentKey6,
     FragmentOwner4, FragmentOwner6, HANDSHAKES as HANDSHAKE_CELLS, HELD_FRAME_BYTES, HELD_RING_BYTES, Handshake,
-    HeldFrame, IfaceConfig, MAX_FRAGMENT_TRAINS, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule, OUTCOMES,
-    Shape, SharedU64, Slot, Ticks, Used,
+    HeldFrame, IfaceConfig, LEVELS, MAX_FRAGMENT_TRAINS, MAX_IFACES, MAX_NAT_ADDRESSES, MAX_NAT_RULES, NatRule,
+    OUTCOMES, Shape, SharedU64, Slot, Ticks, Used,
 };
 use forwarder_ebpf::flow_table::{self, Slots};
 use forwarder_ebpf::tables::{Answer, Asked, FlowTable, FragmentTable, Judged, Refused, Route, RouteQuery, Tables};
@@ -342,7 +342,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn log_rule(&self, event: &RuleEvent, now: Ticks, control: &Control) {
-        firewall::log_rule(event, now, control);
+        firewall::log_rule(self.ctx, event, now, control);
     }
 
     #[inline(always)]

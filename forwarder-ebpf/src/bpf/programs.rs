@@ -91,7 +91,9 @@ fn end(ctx: &XdpContext, verdict: Verdict, length: u32, entered_ns: u64) -> u32 
 #[inline(always)]
 pub fn count(iface: &IfaceConfig, outcome: u32, length: u32, entered_ns: u64) {
     if let Some(counter) = COUNTERS.get_ptr_mut(counter_index(iface.slot, outcome)) {
-        // SAFETY: the pointer is to this CPU's copy of the value, which no other program writes before this one ends.
+        // SAFETY: the pointer is to this CPU's copy of the value, and no reference to it is made. No other program writes it
+        // before this one ends, but for one that interrupts a frame of the controller's (`scratch::level`): of the two counts
+        // one may be lost then.
         unsafe {
             (*counter).packets += 1;
             (*counter).bytes += u64::from(length);

@@ -189,7 +189,7 @@ fn add<K>(map: &HashMap<K, Refused>, key: &K, one: &Refused) -> bool {
 #[inline(always)]
 fn lose(bytes: u64) {
     if let Some(counter) = REFUSED_LOST.get_ptr_mut(0) {
-        // SAFETY: the pointer is to this CPU's copy of the value, which no other program writes before this one ends.
+        // SAFETY: as in `programs::count`.
         unsafe {
             (*counter).packets += 1;
             (*counter).bytes += bytes;

@@ -3,11 +3,8 @@
 use aya_ebpf::bindings::{bpf_fib_lookup as FibParams, xdp_md};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
-use forwarder_ebpf::abi::Ticks;
+use forwarder_ebpf::abi::{LEVELS, Ticks};
 use forwarder_ebpf::tables::{Answer, Judged};
-
-/// Programs that may be in the middle of a frame on one CPU.
-pub const LEVELS: u32 = 2;
 
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(LEVELS, 0);

@@ -2,6 +2,7 @@
 
 use super::ring::Ring;
 use super::{Datapath, Result};
+use forwarder_ebpf::abi::LEVELS;
 use forwarder_ebpf::abi::firewall::RuleEvent;
 use forwarder_ebpf::abi::names;
 use zerocopy::FromBytes;
@@ -24,7 +25,8 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses.
     pub fn read_suppressed_rule_events(&self) -> Result<u64> {
-        let sums = self.rule_log_budget.read_folded(1, |sum, budget| sum.suppressed += budget.suppressed)?;
+        let sums =
+            self.rule_log_budget.read_folded(LEVELS as usize, |sum, budget| sum.suppressed += budget.suppressed)?;
         Ok(sums.iter().map(|sum| sum.suppressed).sum())
     }
 }
