@@ -4,7 +4,7 @@ use crate::frame::XdpFrame;
 use crate::maps::{AF_INET, KernelTables};
 use crate::programs::ingress;
 use crate::scratch::scratch;
-use aya_ebpf::bindings::{self, bpf_fib_lookup as FibParams, xdp_md};
+use aya_ebpf::bindings::{self, bpf_fib_lookup as FibParams};
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
@@ -31,8 +31,8 @@ pub fn words(address: &[u8; 16]) -> [u32; 4] {
 /// This CPU's FIB question, with everything set but addresses and class. `tot_len` is 0, so that the kernel tells the
 /// route's MTU instead of comparing with it.
 #[inline(always)]
-pub fn fib_params(ctx: *mut xdp_md, family: u8, ingress: u32, protocol: u8) -> Option<&'static mut FibParams> {
-    let params = &mut scratch(ctx)?.fib;
+pub fn fib_params(level: u32, family: u8, ingress: u32, protocol: u8) -> Option<&'static mut FibParams> {
+    let params = &mut scratch(level)?.fib;
     params.family = family;
     params.l4_protocol = protocol;
     params.sport = 0;
@@ -73,7 +73,7 @@ pub fn fib(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn answer(ctx: &XdpContext) -> Option<()> {
     let mut frame = XdpFrame::<false>::new(ctx.ctx);
-    let tables = KernelTables { ctx: ctx.ctx };
+    let tables = KernelTables::new(ctx.ctx);
     let question = FibQuestion::read_from_bytes(frame.at::<{ size_of::<FibQuestion>() }>(tend::HEADER)?).ok()?;
     let FibQuestion { source, destination, protocol, .. } = question;
     let (ingress, tos) = (ingress(ctx), 0);
@@ -83,7 +83,7 @@ fn answer(ctx: &XdpContext) -> Option<()> {
     } else {
         tables.route6(&RouteQuery { ingress, source: &source, destination: &destination, protocol, tos })
     };
-    let asked = &scratch(ctx.ctx)?.fib;
+    let asked = &scratch(tables.level)?.fib;
     let family = if asked.family == AF_INET { 4 } else { 6 };
     // SAFETY: any bits of this member of the union are four words, and the kernel was given all of them.
     let next_hop = unsafe { asked.__bindgen_anon_4.ipv6_dst };

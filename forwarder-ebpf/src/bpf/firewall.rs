@@ -1,8 +1,7 @@
 //! The maps of the firewall. The policy is one map in another: a new one is exchanged for the old at once, and a program
 //! that has found the old one keeps it until it ends (RCU).
 
-use crate::scratch::{level, scratch};
-use aya_ebpf::bindings::xdp_md;
+use crate::scratch::scratch;
 use aya_ebpf::btf_maps::{Array as BtfArray, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
@@ -71,8 +70,8 @@ impl Lines for KernelPolicy {
 
 /// Hands on a question.
 #[inline(always)]
-pub fn set_asked(ctx: *mut xdp_md, asked: &Asked) {
-    if let Some(place) = FIREWALL_ASKED.get_ptr_mut(level(ctx)) {
+pub fn set_asked(level: u32, asked: &Asked) {
+    if let Some(place) = FIREWALL_ASKED.get_ptr_mut(level) {
         // SAFETY: the pointer is to this CPU's copy of the value; no other program of this level runs on this CPU before this
         // one ends.
         unsafe { *place = *asked };
@@ -81,8 +80,8 @@ pub fn set_asked(ctx: *mut xdp_md, asked: &Asked) {
 
 /// The question handed on by the stage before.
 #[inline(always)]
-pub fn asked(ctx: *mut xdp_md) -> Option<&'static Asked> {
-    FIREWALL_ASKED.get(level(ctx))
+pub fn asked(level: u32) -> Option<&'static Asked> {
+    FIREWALL_ASKED.get(level)
 }
 
 /// Counts a packet of a rule.
@@ -99,8 +98,8 @@ pub fn count_rule(counter: u16, bytes: u32, now: Ticks) {
 
 /// Has the controller log what a rule decided.
 #[inline(always)]
-pub fn log_rule(ctx: *mut xdp_md, event: &RuleEvent, now: Ticks, control: &Control) {
-    let Some(budget) = RULE_LOG_BUDGET.get_ptr_mut(level(ctx)) else { return };
+pub fn log_rule(level: u32, event: &RuleEvent, now: Ticks, control: &Control) {
+    let Some(budget) = RULE_LOG_BUDGET.get_ptr_mut(level) else { return };
     // SAFETY: the pointer is to this CPU's copy of the value, which no other program of this level uses before this one ends.
     let budget = unsafe { &mut *budget };
     if budget.take(now, control.rule_logs_per_second, control.ticks_per_second)
@@ -112,16 +111,16 @@ pub fn log_rule(ctx: *mut xdp_md, event: &RuleEvent, now: Ticks, control: &Contr
 
 /// Hands on what the firewall decided.
 #[inline(always)]
-pub fn set_judged(ctx: *mut xdp_md, judged: Judged) {
-    if let Some(scratch) = scratch(ctx) {
+pub fn set_judged(level: u32, judged: Judged) {
+    if let Some(scratch) = scratch(level) {
         scratch.judged = judged;
     }
 }
 
 /// What the firewall stage before has decided.
 #[inline(always)]
-pub fn judged(ctx: *mut xdp_md) -> Judged {
-    match scratch(ctx) {
+pub fn judged(level: u32) -> Judged {
+    match scratch(level) {
         Some(scratch) => scratch.judged,
         None => Judged::NOT,
     }

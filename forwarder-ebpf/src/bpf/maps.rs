@@ -82,6 +82,16 @@ static HELD: RingBuf = RingBuf::with_byte_size(HELD_RING_BYTES, 0);
 pub struct KernelTables {
     /// The program's context: routes are looked up for it.
     pub ctx: *mut xdp_md,
+    /// Whose memory the program uses.
+    pub level: u32,
+}
+
+impl KernelTables {
+    /// Those of `ctx`, which must be the context that the kernel called the program with.
+    #[inline(always)]
+    pub fn new(ctx: *mut xdp_md) -> Self {
+        Self { ctx, level: level(ctx) }
+    }
 }
 
 macro_rules! flow_table {
@@ -191,14 +201,14 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn packet4(&self) -> Option<&'static mut Packet4> {
-        let pointer = PACKET4.get_ptr_mut(level(self.ctx))?;
+        let pointer = PACKET4.get_ptr_mut(self.level)?;
         // SAFETY: as for `packet6`.
         Some(unsafe { &mut *pointer })
     }
 
     #[inline(always)]
     fn packet6(&self) -> Option<&'static mut Packet6> {
-        let pointer = PACKET6.get_ptr_mut(level(self.ctx))?;
+        let pointer = PACKET6.get_ptr_mut(self.level)?;
         // SAFETY: the kernel gave the pointer to this CPU's copy of the value, whose zeros to begin with are a valid packet;
         // no other program of this level runs on this CPU before this one ends, and each program asks once.
         Some(unsafe { &mut *pointer })
@@ -231,7 +241,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn route4(&self, query: &RouteQuery<'_, [u8; 4]>) -> Route {
-        let Some(params) = fib_params(self.ctx, AF_INET, query.ingress, query.protocol) else { return NO_ROUTE };
+        let Some(params) = fib_params(self.level, AF_INET, query.ingress, query.protocol) else { return NO_ROUTE };
         params.__bindgen_anon_2.flowinfo = u32::from_ne_bytes([query.tos, 0, 0, 0]);
         params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(*query.source);
         params.__bindgen_anon_4.ipv6_dst = [u32::from_ne_bytes(*query.destination), 0, 0, 0];
@@ -240,7 +250,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn route6(&self, query: &RouteQuery<'_, [u8; 16]>) -> Route {
-        let Some(params) = fib_params(self.ctx, AF_INET6, query.ingress, query.protocol) else { return NO_ROUTE };
+        let Some(params) = fib_params(self.level, AF_INET6, query.ingress, query.protocol) else { return NO_ROUTE };
         // The traffic class stands in the flow information's upper bits (RFC 8200 §3).
         params.__bindgen_anon_2.flowinfo = (u32::from(query.tos) << 20).to_be();
         params.__bindgen_anon_3.ipv6_src = words(query.source);
@@ -257,7 +267,7 @@ impl Tables for KernelTables {
         }
         // Said again so that kernel 6.1's verifier follows: from 1 to the size of the array, a power of two.
         let length = (opaque(length as usize - 1) as u32 & (HELD_FRAME_BYTES as u32 - 1)) + 1;
-        let Some(params) = scratch(self.ctx).map(|scratch| &scratch.fib) else { return false };
+        let Some(params) = scratch(self.level).map(|scratch| &scratch.fib) else { return false };
         // SAFETY: the kernel has put the gateway, if there is one, in place of the destination; any bits are an address.
         let next_hop = unsafe { params.__bindgen_anon_4.ipv6_dst };
         let Some(mut record) = HELD.reserve::<HeldFrame>(0) else { return false };
@@ -299,7 +309,7 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn set_answer(&self, answer: Answer) {
-        if let Some(scratch) = scratch(self.ctx) {
+        if let Some(scratch) = scratch(self.level) {
             scratch.answer = answer;
             scratch.has_answer = 1;
         }
@@ -327,12 +337,12 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn set_asked(&self, asked: &Asked) {
-        firewall::set_asked(self.ctx, asked);
+        firewall::set_asked(self.level, asked);
     }
 
     #[inline(always)]
     fn asked(&self) -> Option<&'static Asked> {
-        firewall::asked(self.ctx)
+        firewall::asked(self.level)
     }
 
     #[inline(always)]
@@ -342,28 +352,28 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn log_rule(&self, event: &RuleEvent, now: Ticks, control: &Control) {
-        firewall::log_rule(self.ctx, event, now, control);
+        firewall::log_rule(self.level, event, now, control);
     }
 
     #[inline(always)]
     fn set_judged(&self, judged: Judged) {
-        firewall::set_judged(self.ctx, judged);
+        firewall::set_judged(self.level, judged);
     }
 
     #[inline(always)]
     fn judged(&self) -> Judged {
-        firewall::judged(self.ctx)
+        firewall::judged(self.level)
     }
 
     #[inline(always)]
     fn answer(&self) -> Option<Answer> {
-        let scratch = scratch(self.ctx)?;
+        let scratch = scratch(self.level)?;
         (scratch.has_answer != 0).then_some(scratch.answer)
     }
 
     #[inline(always)]
     fn take_icmp_token(&self, now: Ticks, control: &Control) -> bool {
-        let Some(scratch) = scratch(self.ctx) else { return false };
+        let Some(scratch) = scratch(self.level) else { return false };
         if now.wrapping_sub(scratch.tokens_since) >= control.ticks_per_second
             || scratch.tokens > control.icmp_per_second
         {

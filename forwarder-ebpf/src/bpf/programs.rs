@@ -36,15 +36,15 @@ pub fn ingress(ctx: &XdpContext) -> u32 {
 /// Where every frame enters.
 #[xdp(frags)]
 pub fn enter(ctx: XdpContext) -> u32 {
-    let tables = KernelTables { ctx: ctx.ctx };
+    let tables = KernelTables::new(ctx.ctx);
     let mut frame = XdpFrame::<false>::new(ctx.ctx);
-    let entered_ns = match (scratch(ctx.ctx), tables.control()) {
+    let entered_ns = match (scratch(tables.level), tables.control()) {
         (Some(scratch), Some(control)) => sample(scratch, control.sample_mask),
         _ => 0,
     };
     let verdict = pipeline::enter(&mut frame, &tables, ingress(&ctx), now());
     if let Verdict::Next(stage) = verdict {
-        if let Some(scratch) = scratch(ctx.ctx) {
+        if let Some(scratch) = scratch(tables.level) {
             scratch.entered_ns = entered_ns;
             scratch.has_answer = 0;
             scratch.judged.stands = 0;
@@ -73,7 +73,7 @@ fn hand_over(ctx: &XdpContext, stage: Stage, length: u32) -> u32 {
 /// Counts the frame and turns the verdict into an action.
 #[inline(always)]
 fn end(ctx: &XdpContext, verdict: Verdict, length: u32, entered_ns: u64) -> u32 {
-    let tables = KernelTables { ctx: ctx.ctx };
+    let tables = KernelTables::new(ctx.ctx);
     // Of an interface that has no place in the table every frame has been passed.
     let Some(iface) = tables.iface(ingress(ctx)) else { return XDP_PASS };
     if let Some(outcome) = verdict.outcome() {
@@ -109,8 +109,8 @@ pub fn count(iface: &IfaceConfig, outcome: u32, length: u32, entered_ns: u64) {
 
 /// When the frame entered, if it is sampled: for the programs behind `enter`.
 #[inline(always)]
-pub fn clock_of_arrival(ctx: &XdpContext) -> u64 {
-    match scratch(ctx.ctx) {
+pub fn clock_of_arrival(level: u32) -> u64 {
+    match scratch(level) {
         Some(scratch) => scratch.entered_ns,
         None => 0,
     }
@@ -128,14 +128,14 @@ pub fn send(slot: u8) -> u32 {
 #[inline(always)]
 fn run(ctx: &XdpContext, stage: Stage) -> u32 {
     let mut frame = XdpFrame::<true>::new(ctx.ctx);
-    let tables = KernelTables { ctx: ctx.ctx };
+    let tables = KernelTables::new(ctx.ctx);
     let length = frame.length() as u32;
     let verdict = pipeline::stage(stage, &mut frame, &tables, ingress(ctx), now());
     if let Verdict::Next(next) = verdict {
         return hand_over(ctx, next, length);
     }
-    refuse::hand_over(ctx, stage, verdict, length);
-    end(ctx, verdict, length, clock_of_arrival(ctx))
+    refuse::hand_over(ctx, tables.level, (stage, verdict), length);
+    end(ctx, verdict, length, clock_of_arrival(tables.level))
 }
 
 macro_rules! stage_programs {

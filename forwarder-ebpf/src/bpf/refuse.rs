@@ -47,7 +47,7 @@ pub struct Refusal {
 
 /// Has a packet that `stage` refused counted, where that is wanted. Returns when it is not.
 #[inline(always)]
-pub fn hand_over(ctx: &XdpContext, stage: Stage, verdict: Verdict, length: u32) {
+pub fn hand_over(ctx: &XdpContext, level: u32, (stage, verdict): (Stage, Verdict), length: u32) {
     let (reason, answered) = match verdict {
         Verdict::Drop(reason) => (reason, 0),
         Verdict::Answered(reason) => (reason, 1),
@@ -56,7 +56,7 @@ pub fn hand_over(ctx: &XdpContext, stage: Stage, verdict: Verdict, length: u32) 
     if !matches!(REFUSING.get(0), Some(refusing) if refusing.wanted != 0) {
         return;
     }
-    let Some(scratch) = scratch(ctx.ctx) else { return };
+    let Some(scratch) = scratch(level) else { return };
     // What a rule let through may be dropped for another reason; that is not the rule's doing.
     let by_rule = matches!(reason, Drop::Policy | Drop::Rejected | Drop::HostPolicy | Drop::Bogon);
     let rule = if by_rule { scratch.judged.rule } else { 0 };
@@ -112,8 +112,8 @@ fn finish(
     ctx: &XdpContext,
     note: impl Fn(&KernelTables, &mut XdpFrame<true>, &Refusal, RefusedBy) -> Option<()>,
 ) -> u32 {
-    let (tables, mut frame) = (KernelTables { ctx: ctx.ctx }, XdpFrame::<true>::new(ctx.ctx));
-    let (Some(iface), Some(scratch)) = (tables.iface(ingress(ctx)), scratch(ctx.ctx)) else { return XDP_PASS };
+    let (tables, mut frame) = (KernelTables::new(ctx.ctx), XdpFrame::<true>::new(ctx.ctx));
+    let (Some(iface), Some(scratch)) = (tables.iface(ingress(ctx)), scratch(tables.level)) else { return XDP_PASS };
     let refusal = scratch.refusal;
     let bank = match REFUSING.get(0) {
         Some(refusing) => refusing.bank as u8 & 1,
@@ -123,7 +123,7 @@ fn finish(
     if note(&tables, &mut frame, &refusal, by).is_none() {
         lose(u64::from(refusal.length));
     }
-    count(iface, refusal.outcome, refusal.length, clock_of_arrival(ctx));
+    count(iface, refusal.outcome, refusal.length, clock_of_arrival(tables.level));
     if refusal.answered != 0 { send(iface.slot) } else { XDP_DROP }
 }
 

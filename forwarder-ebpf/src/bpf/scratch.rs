@@ -42,10 +42,10 @@ pub fn level(ctx: *mut xdp_md) -> u32 {
     u32::from(front < data)
 }
 
-/// This CPU's scratch of this level.
+/// This CPU's scratch of a level, which must be that of the running program.
 #[inline(always)]
-pub fn scratch(ctx: *mut xdp_md) -> Option<&'static mut Scratch> {
-    let pointer = SCRATCH.get_ptr_mut(level(ctx))?;
+pub fn scratch(level: u32) -> Option<&'static mut Scratch> {
+    let pointer = SCRATCH.get_ptr_mut(level)?;
     // SAFETY: the kernel gave the pointer to this CPU's copy of the value; no other program of this level runs on this CPU
     // before this one ends, and the reference is not kept across calls of this function.
     Some(unsafe { &mut *pointer })

@@ -15,7 +15,7 @@ use zerocopy::FromBytes;
 #[inline(always)]
 fn each<T: FromBytes, const N: usize>(ctx: &XdpContext, act: impl Fn(&KernelTables, &T) -> bool) -> u32 {
     let mut frame = XdpFrame::<false>::new(ctx.ctx);
-    let tables = KernelTables { ctx: ctx.ctx };
+    let tables = KernelTables::new(ctx.ctx);
     let (mut index, mut done) = (0, 0);
     while index < tend::BATCH {
         let Some(bytes) = frame.at::<N>(tend::HEADER + index * N) else { break };
