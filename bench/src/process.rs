@@ -72,6 +72,7 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::hint::black_box;
 
     #[test]
     fn this_process_takes_something() {
@@ -79,10 +80,14 @@ mod tests {
         let before = process.cpu_s().unwrap();
         let mut sum = 0_u64;
         while process.cpu_s().unwrap() <= before {
-            sum = (0..100_000_u64).fold(sum, |sum, n| sum.wrapping_mul(31) ^ n);
+            sum = black_box((0..100_000_u64).fold(sum, |sum, n| sum.wrapping_mul(31) ^ n));
         }
-        assert!(process.peak_mib().unwrap() >= process.anonymous_mib().unwrap(), "{sum}");
-        assert!(process.peak_mib().unwrap() >= process.resident_mib().unwrap());
+        // Other tests of this process come and go meanwhile, so nothing but a least is certain. The kernel's own count may be
+        // some hundred KiB behind (mm/memory.c, `percpu_counter`).
+        let block = black_box(vec![1_u8; 64 << 20]);
+        for mib in [process.anonymous_mib(), process.resident_mib(), process.peak_mib()] {
+            assert!(mib.as_ref().is_ok_and(|mib| *mib > 60.0), "{mib:?} of {} bytes", block.len());
+        }
         assert!(Process::of(u32::MAX).cpu_s().is_err());
     }
 
