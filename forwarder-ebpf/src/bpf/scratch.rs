@@ -1,5 +1,6 @@
 //! Memory of the running program, and what one stage leaves there for the next.
 
+use crate::frame::opaque;
 use aya_ebpf::bindings::{bpf_fib_lookup as FibParams, xdp_md};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
@@ -39,7 +40,8 @@ pub struct Scratch {
 pub fn level(ctx: *mut xdp_md) -> u32 {
     // SAFETY: `ctx` is the program's own context, readable for as long as the program runs.
     let (front, data) = unsafe { ((*ctx).data_meta as usize, (*ctx).data as usize) };
-    u32::from(front < data)
+    // The sign of the difference: a comparison would have the verifier follow every program twice.
+    (opaque(front).wrapping_sub(data) >> (usize::BITS - 1)) as u32
 }
 
 /// This CPU's scratch of a level, which must be that of the running program.
