@@ -171,8 +171,9 @@ fn judge_flow<P: Packet, T: Tables + FlowTable<P::Key>>(
     question: Question,
 ) -> Verdict {
     let path = Path::of(tables, at, packet, Some(entry));
+    let translated = is_translated(entry);
     if let Some(why) = path.left_to_host()
-        && !is_translated(entry)
+        && !translated
     {
         return judge_alone(tables, at, packet, question, why);
     }
@@ -184,7 +185,6 @@ fn judge_flow<P: Packet, T: Tables + FlowTable<P::Key>>(
     let bits = entry.status.load();
     let key = packet.key().as_originated(entry);
     let (enters, leaves) = if bits & status::ORIGINATOR != 0 { (at.iface.slot, *slot) } else { (*slot, at.iface.slot) };
-    let translated = bits & (status::SOURCE_NAT | status::DESTINATION_NAT) != 0;
     let question = question.as_begun(&key, bits).entering(tables, at, &key, enters).leaving(leaves, translated);
     question.put(tables, packet, &key, Asked::GOES_ON)
 }
@@ -200,8 +200,8 @@ fn judge_turn<P: Packet, T: Tables + FlowTable<P::Key>>(
 ) -> Verdict {
     let (slot, _) = Path::of(tables, at, packet, Some(entry)).egress(tables);
     let key = packet.key().as_translated(entry);
-    let translated = entry.status.load() & (status::SOURCE_NAT | status::DESTINATION_NAT) != 0;
-    let question = question.as_begun(&key, 0).entering(tables, at, &key, at.iface.slot).leaving(slot, translated);
+    let question = question.as_begun(&key, 0).entering(tables, at, &key, at.iface.slot);
+    let question = question.leaving(slot, is_translated(entry));
     question.put(tables, packet, &key, Asked::TURNS)
 }
 

@@ -89,6 +89,11 @@ pub struct Flows {
     pub measured: Vec<Option<[bool; 2]>>,
 }
 
+/// It is the responder's entry of its flow.
+pub fn is_responder(entry: &FlowEntry) -> bool {
+    entry.status.load() & status::ORIGINATOR == 0
+}
+
 /// Which of the two it was.
 pub fn measured(round_trips: Option<RoundTrips>) -> Option<[bool; 2]> {
     round_trips.map(|RoundTrips { originator_us, responder_us }| [originator_us != 0, responder_us != 0])

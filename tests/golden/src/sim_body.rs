@@ -1,9 +1,9 @@
 //! The sim as a body.
 
-use crate::body::{Body, Flows, Hits, Sent, measured};
+use crate::body::{Body, Flows, Hits, Sent, is_responder, measured};
 use crate::case::Change;
 use crate::world::{World, compiled, set_route};
-use forwarder_ebpf::abi::{Counter, FlowEntry, FlowKey, Ticks, status};
+use forwarder_ebpf::abi::{Counter, FlowEntry, FlowKey, Ticks};
 use forwarder_ebpf::sim::Sim;
 
 /// The sim, and its clock.
@@ -73,10 +73,6 @@ impl Body for SimBody {
     fn take_held(&mut self) -> Vec<(u32, u32, Vec<u8>)> {
         self.sim.take_held().into_iter().map(|held| (held.ingress, held.egress, held.frame)).collect()
     }
-}
-
-fn is_responder(entry: &FlowEntry) -> bool {
-    entry.status.load() & status::ORIGINATOR == 0
 }
 
 fn forget<K: FlowKey + Default + Ord>(flows: &forwarder_ebpf::sim::Flows<K>, is_forgotten: fn(&FlowEntry) -> bool) {

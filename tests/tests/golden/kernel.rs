@@ -4,9 +4,9 @@
 use anyhow::{Context, Result, bail};
 use forwarder::datapath::{Datapath, Element, FlowTable, HeldFrames, Key, LoadOptions, Seen, Table, Value};
 use forwarder::host::Bpffs;
-use forwarder_ebpf::abi::{Counter, FlowEntry, MAX_IFACES, Ticks, status};
+use forwarder_ebpf::abi::{Counter, FlowEntry, MAX_IFACES, Ticks};
 use forwarder_ebpf::tables::Fate;
-use forwarder_golden::body::{Action, Body, Flows, Hits, Sent, measured};
+use forwarder_golden::body::{Action, Body, Flows, Hits, Sent, is_responder, measured};
 use forwarder_golden::case::Change;
 use forwarder_golden::world::{CAPACITY, PORTS, Port, ROUTES, STATIONS, Way, World, compiled};
 use forwarder_kit::Netns;
@@ -108,8 +108,8 @@ impl<'n> KernelBody<'n> {
         for ifindex in std::mem::take(&mut self.still) {
             self.set_forwarding(ifindex, true)?;
         }
-        clear_flows(&self.datapath.flows4)?;
-        clear_flows(&self.datapath.flows6)?;
+        forget(&self.datapath.flows4, |_| true)?;
+        forget(&self.datapath.flows6, |_| true)?;
         clear(&self.datapath.fragments4)?;
         clear(&self.datapath.fragments6)?;
         self.datapath.clear_counters()?;
@@ -143,12 +143,12 @@ impl<'n> KernelBody<'n> {
                 self.set_forwarding(*ifindex, *forwards)?;
             }
             Change::ForgetResponders => {
-                forget(&self.datapath.flows4)?;
-                forget(&self.datapath.flows6)?;
+                forget(&self.datapath.flows4, is_responder)?;
+                forget(&self.datapath.flows6, is_responder)?;
             }
             Change::ForgetFlows => {
-                clear_flows(&self.datapath.flows4)?;
-                clear_flows(&self.datapath.flows6)?;
+                forget(&self.datapath.flows4, |_| true)?;
+                forget(&self.datapath.flows6, |_| true)?;
             }
         }
         Ok(())
@@ -252,21 +252,14 @@ fn clear<K: Element, V: Value>(table: &Table<K, V>) -> Result<()> {
     keys.iter().try_for_each(|key| Ok(table.remove(key).map(drop)?))
 }
 
-fn clear_flows<K: Key>(table: &FlowTable<K>) -> Result<()> {
-    let keys: Vec<_> = all(table).into_iter().map(|(key, _)| key).collect();
-    table.remove(&keys)?;
-    make_room(table)
-}
-
 /// Frees what has been removed, also by the programs. No program runs now, so nobody has to be waited for.
 fn make_room<K: Key>(table: &FlowTable<K>) -> Result<()> {
     table.vacate(&table.dying()?)?;
     Ok(())
 }
 
-fn forget<K: Key>(table: &FlowTable<K>) -> Result<()> {
-    let responder = |(_, entry): &(K, FlowEntry)| entry.status.load() & status::ORIGINATOR == 0;
-    let keys: Vec<_> = all(table).into_iter().filter(responder).map(|(key, _)| key).collect();
+fn forget<K: Key>(table: &FlowTable<K>, is_forgotten: fn(&FlowEntry) -> bool) -> Result<()> {
+    let keys: Vec<_> = all(table).into_iter().filter(|(_, entry)| is_forgotten(entry)).map(|(key, _)| key).collect();
     table.remove(&keys)?;
     make_room(table)
 }
